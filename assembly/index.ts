@@ -1,0 +1,2 @@
+/** What the host calls. */
+export const version: i32 = 1;

@@ -1,0 +1,42 @@
+/**
+ * Builds everything that runs: assembly/ → dist/wasm/*.wasm, src/ → dist/, test/ and bench/ → build/.
+ * Wasm modules are compiled side by side, and only when a file of assembly/ is newer than they are.
+ */
+import { spawn } from "node:child_process";
+import { readFileSync, readdirSync, rmSync, statSync } from "node:fs";
+
+const only = process.argv[2]; // "wasm" or "ts", else both
+
+function run(file, ...args) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [file, ...args], { stdio: "inherit" });
+    child.on("exit", (code) => (code === 0 ? resolve() : reject(new Error(`${file} ${args.join(" ")}: exit ${code}`))));
+  });
+}
+
+const modified = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+
+async function wasm() {
+  const sources = readdirSync("assembly").filter((f) => f.endsWith(".ts")).map((f) => `assembly/${f}`);
+  const newest = Math.max(...[...sources, "asconfig.json"].map(modified));
+  const { targets } = JSON.parse(readFileSync("asconfig.json", "utf8"));
+  for (const [target, { outFile }] of Object.entries(targets)) {
+    if (modified(outFile) > newest) continue;
+    const entry = target === "pixels" ? "assembly/pixels.ts" : "assembly/index.ts";
+    await run("node_modules/assemblyscript/bin/asc.js", entry, "--target", target);
+  }
+}
+
+async function types() {
+  await run("node_modules/typescript/bin/tsc", "-p", "tsconfig.json");
+  rmSync("build", { recursive: true, force: true }); // a deleted test must not go on running
+  await run("node_modules/typescript/bin/tsc", "-p", "test/tsconfig.json");
+}
+
+try {
+  if (only !== "ts") await wasm();
+  if (only !== "wasm") await types();
+} catch (error) {
+  console.error(error.message);
+  process.exit(1);
+}
