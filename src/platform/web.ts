@@ -1,0 +1,2 @@
+/** Browsers, workers and edge functions: web standards only. */
+export {};
