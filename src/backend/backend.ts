@@ -1,0 +1,31 @@
+/**
+ * What a backend is: memory with addresses, and someone who carries out records in order. Wasm on shared memory, wasm behind a
+ * worker's messages and WebGPU all fit it, so nothing above knows which one it has.
+ */
+export interface Backend {
+  /** What runs, for people: "wasm, relaxed SIMD, 2 threads". */
+  readonly description: string;
+  readonly threads: number;
+
+  /**
+   * Room for `bytes`, 64-byte aligned, followed by at least 64 readable bytes. Addresses never move; memory grows between runs only.
+   * @throws {Kosmos2Error} code `memory-exhausted`, kind `memory`
+   */
+  alloc(bytes: number): number;
+  free(address: number): void;
+
+  /** The memory itself, to fill in place between runs; undefined where it is out of reach, and `write` copies. Valid until the next alloc. */
+  view(address: number, bytes: number): Uint8Array | undefined;
+  write(address: number, bytes: Uint8Array): void;
+  /** A copy. */
+  read(address: number, bytes: number): Promise<Uint8Array>;
+
+  /**
+   * Carries out `count` records (graph/record.ts) in order; one run at a time. An abort takes effect between two records.
+   * @throws {Kosmos2Error} code `worker-lost` when a thread died, `disposed` after dispose
+   */
+  run(records: Uint8Array, count: number, signal?: AbortSignal): Promise<void>;
+
+  /** Gives everything back, also in the middle of a run, which then rejects. Twice is fine. */
+  dispose(): Promise<void>;
+}
