@@ -1,0 +1,95 @@
+/**
+ * How an operation is written down for the wasm kernels: the host's half of assembly/record.ts, word for word.
+ * test/graph/record.test.ts compares the two files; what the fields mean stands there.
+ */
+import { activations, type Activation } from "./graph.js";
+
+/** Bytes of one record in a list. */
+export const RECORD_BYTES = 96;
+/** Inputs of a scale in int8 weights and int16 activations. */
+export const GROUP = 128;
+/** Key/value rows of a cache block. */
+export const BLOCK = 64;
+
+/** Kernels, each with the code that its record begins with. */
+export const kinds = {
+  matmul_f32: 1, matmul_f16: 2, matmul_i8: 3, quantize: 4, layernorm: 5, l2normalize: 6, embed: 7, patches: 8, copy: 9,
+  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14,
+} as const;
+export type Kind = keyof typeof kinds;
+
+/** Formats of packed weights (weights/quant.ts); `rows` is a plain row of f32. */
+export const formats = { f32: 0, f16: 1, i8: 2, rows: 3 } as const;
+/** Types of a checkpoint's numbers. */
+export const types = { F32: 0, F16: 1, BF16: 2 } as const;
+
+/** A word of a record. `address?` may be left out: 0, "none". Words after `kind` lie in the order written here. */
+type Word = "address" | "address?" | "i32" | "u32" | "f32";
+type Layout = Readonly<Record<string, Word>>;
+
+const Matmul = {
+  dst: "address", ldd: "i32", x: "address", ldx: "i32", w: "address", bias: "address?", residual: "address?", ldr: "i32",
+  M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?",
+} as const satisfies Layout;
+const Store = {
+  x: "address", ldx: "i32", table: "address", offset: "u32", position: "i32", M: "i32", D: "i32",
+} as const satisfies Layout;
+
+/** The words of each kernel's record; their order is their place. */
+export const layouts = {
+  matmul_f32: Matmul,
+  matmul_f16: Matmul,
+  matmul_i8: Matmul,
+  quantize: { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", K: "i32", scales: "address" },
+  layernorm: {
+    dst: "address?", ldd: "i32", x: "address", ldx: "i32", gamma: "address", beta: "address", M: "i32", D: "i32", eps: "f32",
+    quantized: "address?", ldq: "i32", scales: "address?",
+  },
+  l2normalize: { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", D: "i32" },
+  embed: {
+    dst: "address", ldd: "i32", ids: "address", table: "address", format: "u32", images: "address?", ldi: "i32",
+    positions: "address", M: "i32", D: "i32", scale: "f32",
+  },
+  patches: { dst: "address", ldd: "i32", pixels: "address", channels: "i32", height: "i32", width: "i32", patch: "i32" },
+  copy: { dst: "address", ldd: "i32", x: "address", ldx: "i32", y: "address?", ldy: "i32", M: "i32", D: "i32" },
+  store_keys: Store,
+  store_values: Store,
+  attention: {
+    dst: "address", ldd: "i32", q: "address", ldq: "i32", keyTable: "address", keyOffset: "u32", valueTable: "address",
+    valueOffset: "u32", ldv: "i32", T: "i32", S: "i32", heads: "i32", headWidth: "i32", causal: "i32", scale: "f32",
+    weights: "address?", scratch: "address", scratchBytes: "i32", D: "i32",
+  },
+  argmax: { dst: "address", x: "address", N: "i32", banned: "address?", bans: "i32" },
+  pack: { dst: "address", format: "u32", src: "address", type: "u32", N: "i32", K: "i32" },
+} as const satisfies Readonly<Record<Kind, Layout>>;
+
+type Optional<L> = { [F in keyof L]: L[F] extends "address?" ? F : never }[keyof L];
+/** The fields of a kernel's record. Addresses are 0 … 2³² − 1. */
+export type Fields<K extends Kind> =
+  & { readonly [F in Exclude<keyof (typeof layouts)[K], Optional<(typeof layouts)[K]>>]: number }
+  & { readonly [F in Optional<(typeof layouts)[K]>]?: number };
+
+/**
+ * Writes the record number `index` of a list.
+ *
+ * @param view the memory, beginning where the list begins
+ * @example
+ *   writeRecord(new DataView(memory.buffer, list), 0, "copy", { dst, ldd: D, x, ldx: D, ldy: 0, M, D });
+ */
+export function writeRecord<K extends Kind>(view: DataView, index: number, kind: K, fields: Fields<K>): void {
+  const given = fields as Readonly<Record<string, number | undefined>>;
+  let at = index * RECORD_BYTES;
+  view.setUint32(at, kinds[kind], true);
+  for (const [name, word] of Object.entries(layouts[kind] as Layout)) {
+    at += 4;
+    const value = given[name] ?? 0;
+    if (word === "f32") view.setFloat32(at, value, true);
+    else if (word === "i32") view.setInt32(at, value, true);
+    else view.setUint32(at, value, true);
+  }
+}
+
+/** An activation's code in a matmul's record: its line in `activations`. */
+export function activationCode(activation: Activation): number {
+  return activations.findIndex((names) => (names as readonly string[]).includes(activation));
+}
