@@ -1,2 +1,2 @@
 /** Node, Deno and Bun: all that uses `node:` modules lies in node/. */
-export {};
+export * from "./node/assets.js";

@@ -1,2 +1,2 @@
 /** Browsers, workers and edge functions: web standards only. */
-export {};
+export * from "./web/assets.js";
