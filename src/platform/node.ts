@@ -1,2 +1,3 @@
 /** Node, Deno and Bun: all that uses `node:` modules lies in node/. */
 export * from "./node/assets.js";
+export * from "./node/files.js";

@@ -1,2 +1,3 @@
 /** Browsers, workers and edge functions: web standards only. */
 export * from "./web/assets.js";
+export * from "./web/files.js";

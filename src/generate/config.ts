@@ -1,0 +1,50 @@
+/** When an answer ends and what it may not repeat, as `generation_config.json` and the text config say it. */
+import { Kosmos2Error } from "../errors.js";
+import { parseJson, tokenIds, type TextConfig } from "../model/config.js";
+import { readText, type ModelFiles } from "../weights/files.js";
+
+/**
+ * Defaults of `generate`. The call's own option wins, then generation_config.json, then the text config, then the released
+ * model's value (MODEL.md, "Generation"). A null in a file says nothing.
+ */
+export interface GenerationConfig {
+  readonly bosTokenId: number;
+  readonly padTokenId: number;
+  /** Any of these ends an answer; none: only the length does. */
+  readonly eosTokenId: readonly number[];
+  /** No n tokens in a row twice, prompt included. 0: off. */
+  readonly noRepeatNgramSize: number;
+}
+
+/**
+ * @param text the model's text config, whose missing fields have the released values already
+ * @param json what generation_config.json holds; undefined when there is none
+ * @throws {Kosmos2Error} code `config-invalid`
+ */
+export function generationConfig(text: TextConfig, json?: unknown, file = "generation_config.json"): GenerationConfig {
+  if (json !== undefined && (typeof json !== "object" || json === null || Array.isArray(json)))
+    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": it holds ${JSON.stringify(json)}; wanted an object`, { file, found: json });
+  const said = (json ?? {}) as Readonly<Record<string, unknown>>;
+  const ids = (field: string, otherwise: readonly number[], single: boolean): readonly number[] => {
+    const found = said[field];
+    if (found === undefined || found === null) return otherwise;
+    const list = single && Array.isArray(found) ? undefined : tokenIds(found);
+    if (list) return list;
+    const wanted = single ? "a whole number, 0 or more" : "an id or a list of ids";
+    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": ${field} is ${JSON.stringify(found)}; wanted ${wanted}`, { file, found, wanted });
+  };
+  const id = (field: string, otherwise: number): number => ids(field, [otherwise], true)[0];
+  return {
+    bosTokenId: id("bos_token_id", text.bosTokenId),
+    padTokenId: id("pad_token_id", text.padTokenId),
+    eosTokenId: ids("eos_token_id", text.eosTokenId, false),
+    noRepeatNgramSize: id("no_repeat_ngram_size", text.noRepeatNgramSize),
+  };
+}
+
+/** The generation config of a model's folder; the file may be missing. */
+export async function readGenerationConfig(files: ModelFiles, text: TextConfig, signal?: AbortSignal): Promise<GenerationConfig> {
+  const file = `${files.name}: generation_config.json`;
+  const json = await readText(files, "generation_config.json", signal);
+  return generationConfig(text, json === undefined ? undefined : parseJson(json, file), file);
+}
