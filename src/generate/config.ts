@@ -1,7 +1,7 @@
 /** When an answer ends and what it may not repeat, as `generation_config.json` and the text config say it. */
 import { Kosmos2Error } from "../errors.js";
-import { parseJson, tokenIds, type TextConfig } from "../model/config.js";
-import { readText, type ModelFiles } from "../weights/files.js";
+import { tokenIds, type Kosmos2TextConfig } from "../model/config.js";
+import { readJson, type ModelFiles } from "../weights/files.js";
 
 /**
  * Defaults of `generate`. The call's own option wins, then generation_config.json, then the text config, then the released
@@ -21,7 +21,7 @@ export interface GenerationConfig {
  * @param json what generation_config.json holds; undefined when there is none
  * @throws {Kosmos2Error} code `config-invalid`
  */
-export function generationConfig(text: TextConfig, json?: unknown, file = "generation_config.json"): GenerationConfig {
+export function generationConfig(text: Kosmos2TextConfig, json?: unknown, file = "generation_config.json"): GenerationConfig {
   if (json !== undefined && (typeof json !== "object" || json === null || Array.isArray(json)))
     throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": it holds ${JSON.stringify(json)}; wanted an object`, { file, found: json });
   const said = (json ?? {}) as Readonly<Record<string, unknown>>;
@@ -43,8 +43,7 @@ export function generationConfig(text: TextConfig, json?: unknown, file = "gener
 }
 
 /** The generation config of a model's folder; the file may be missing. */
-export async function readGenerationConfig(files: ModelFiles, text: TextConfig, signal?: AbortSignal): Promise<GenerationConfig> {
-  const file = `${files.name}: generation_config.json`;
-  const json = await readText(files, "generation_config.json", signal);
-  return generationConfig(text, json === undefined ? undefined : parseJson(json, file), file);
+export async function readGenerationConfig(files: ModelFiles, text: Kosmos2TextConfig, signal?: AbortSignal): Promise<GenerationConfig> {
+  const json = await readJson(files, "generation_config.json", signal);
+  return generationConfig(text, json, `${files.name}: generation_config.json`);
 }

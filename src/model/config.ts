@@ -4,7 +4,7 @@
  */
 import { Kosmos2Error } from "../errors.js";
 import { activations, type Activation } from "../graph/graph.js";
-import { notFound, readText, type ModelFiles } from "../weights/files.js";
+import { notFound, readJson, type ModelFiles } from "../weights/files.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 
 /** One field of a file: its names there (Hugging Face's own first, then aliases), its default, and how it is checked. */
@@ -110,9 +110,9 @@ const topFields = {
 } satisfies Fields;
 
 /** The decoder's sizes. */
-export type TextConfig = Values<typeof textFields>;
+export type Kosmos2TextConfig = Values<typeof textFields>;
 /** The vision tower's sizes. */
-export type VisionConfig = Values<typeof visionFields>;
+export type Kosmos2VisionConfig = Values<typeof visionFields>;
 type TopConfig = Values<typeof topFields>;
 
 type Json = Readonly<Record<string, unknown>>;
@@ -170,8 +170,8 @@ function renamed<F extends Fields>(fields: F, values: Partial<Values<F>>): Json 
  *   config.textConfig.embedDim; // 2048
  */
 export class Kosmos2Config implements TopConfig {
-  readonly textConfig: TextConfig;
-  readonly visionConfig: VisionConfig;
+  readonly textConfig: Kosmos2TextConfig;
+  readonly visionConfig: Kosmos2VisionConfig;
   readonly latentQueryNum: number;
   readonly tieWordEmbeddings: boolean;
   /** What the checkpoint is said to be stored in ("float32"), under either of Hugging Face's names; its tensors say it truly. */
@@ -183,7 +183,7 @@ export class Kosmos2Config implements TopConfig {
    * The released sizes but for the given ones. (`from` is fromJSON's.)
    * @throws {Kosmos2Error} code `config-invalid`
    */
-  constructor(fields: Partial<TopConfig> & { textConfig?: Partial<TextConfig>; visionConfig?: Partial<VisionConfig> } = {}, from?: { json: Json; file: string }) {
+  constructor(fields: Partial<TopConfig> & { textConfig?: Partial<Kosmos2TextConfig>; visionConfig?: Partial<Kosmos2VisionConfig> } = {}, from?: { json: Json; file: string }) {
     const file = from?.file ?? "config";
     const { textConfig = {}, visionConfig = {}, ...top } = fields;
     const json = from?.json ?? {
@@ -223,10 +223,9 @@ export class Kosmos2Config implements TopConfig {
 
   /** @throws {Kosmos2Error} code `model-not-found` when there is no config.json, `config-invalid` when it can't be used */
   static async fromFiles(files: ModelFiles, signal?: AbortSignal): Promise<Kosmos2Config> {
-    const file = `${files.name}: config.json`;
-    const text = await readText(files, "config.json", signal);
-    if (text === undefined) throw await notFound(files, "config.json");
-    return Kosmos2Config.fromJSON(parseJson(text, file), file);
+    const json = await readJson(files, "config.json", signal);
+    if (json === undefined) throw await notFound(files, "config.json");
+    return Kosmos2Config.fromJSON(json, `${files.name}: config.json`);
   }
 
   /** Reads a model's sizes alone, without its weights. */
@@ -242,14 +241,5 @@ export class Kosmos2Config implements TopConfig {
       text_config: writeFields(textFields, this.textConfig, (text_config ?? {}) as Json),
       vision_config: writeFields(visionFields, this.visionConfig, (vision_config ?? {}) as Json),
     };
-  }
-}
-
-/** @throws {Kosmos2Error} code `config-invalid` */
-export function parseJson(text: string, file: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": it is not JSON (${(error as Error).message})`, { file }, error);
   }
 }

@@ -30,6 +30,20 @@ export async function readText(files: ModelFiles, file: string, signal?: AbortSi
   }
 }
 
+/**
+ * What a JSON file holds; undefined when there is no such file.
+ * @throws {Kosmos2Error} `code` when it is not JSON
+ */
+export async function readJson(files: ModelFiles, file: string, signal?: AbortSignal, code = "config-invalid"): Promise<unknown> {
+  const text = await readText(files, file, signal);
+  if (text === undefined) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Kosmos2Error(code, "load", `Cannot use "${files.name}: ${file}": it is not JSON (${(error as Error).message})`, { file }, error);
+  }
+}
+
 /** A name of a file in the folder itself: no separator, no way up, no drive. */
 export function isPlainName(name: string): boolean {
   return name !== "" && name !== "." && name !== ".." && !/[/\\:\0]/.test(name);

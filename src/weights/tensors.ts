@@ -1,0 +1,124 @@
+/** The tensors of a Kosmos-2: names and shapes (MODEL.md, "Tensors"), and where a checkpoint has them. */
+import { Kosmos2Error } from "../errors.js";
+import { types } from "../graph/record.js";
+import type { Kosmos2Config } from "../model/config.js";
+import type { Checkpoint, StoredTensor } from "./checkpoint.js";
+
+/** A tensor that the model needs, by the checkpoint's name. */
+export interface TensorSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** matrix: a weight [N, K], packed in the load's dtype (axes after the first are one). rows: plain f32, a vector being one row. */
+  readonly role: "matrix" | "rows";
+  /** A matrix's bias, where it has one. */
+  readonly bias?: string;
+}
+
+const embedTokens = "text_model.model.embed_tokens.weight";
+const lmHead = "text_model.lm_head.weight";
+
+/** Tables that old checkpoints store though they are computed. */
+const ignorable = new Set(["text_model.model.embed_positions.weights", "vision_model.model.embeddings.position_ids"]);
+
+/** All tensors of a model, lm_head too. */
+export function modelTensors(config: Kosmos2Config): TensorSpec[] {
+  const { textConfig: t, visionConfig: v } = config;
+  const specs: TensorSpec[] = [];
+  const rows = (name: string, ...shape: number[]): void => void specs.push({ name, shape, role: "rows" });
+  const linear = (name: string, outputs: number, inputs: number): void => {
+    specs.push({ name: `${name}.weight`, shape: [outputs, inputs], role: "matrix", bias: `${name}.bias` });
+    rows(`${name}.bias`, outputs);
+  };
+  const norm = (name: string, width: number): void => {
+    rows(`${name}.weight`, width);
+    rows(`${name}.bias`, width);
+  };
+  const attention = (name: string, width: number): void => {
+    for (const part of ["q", "k", "v", "out"]) linear(`${name}.${part}_proj`, width, width);
+  };
+
+  const vision = "vision_model.model", V = v.hiddenSize;
+  rows(`${vision}.embeddings.class_embedding`, V);
+  specs.push({ name: `${vision}.embeddings.patch_embedding.weight`, shape: [V, v.numChannels, v.patchSize, v.patchSize], role: "matrix" });
+  rows(`${vision}.embeddings.position_embedding.weight`, (v.imageSize / v.patchSize) ** 2 + 1, V);
+  norm(`${vision}.pre_layrnorm`, V); // the checkpoint's own spelling
+  for (let i = 0; i < v.numHiddenLayers; i++) {
+    const layer = `${vision}.encoder.layers.${i}`;
+    norm(`${layer}.layer_norm1`, V);
+    attention(`${layer}.self_attn`, V);
+    norm(`${layer}.layer_norm2`, V);
+    linear(`${layer}.mlp.fc1`, v.intermediateSize, V);
+    linear(`${layer}.mlp.fc2`, V, v.intermediateSize);
+  }
+  norm(`${vision}.post_layernorm`, V);
+
+  const projection = "image_to_text_projection", D = t.embedDim;
+  rows(`${projection}.latent_query`, config.latentQueryNum, D);
+  linear(`${projection}.dense`, D, V);
+  attention(`${projection}.x_attn`, D);
+
+  const text = "text_model.model";
+  specs.push({ name: embedTokens, shape: [t.vocabSize, D], role: "matrix" });
+  for (let i = 0; i < t.layers; i++) {
+    const layer = `${text}.layers.${i}`;
+    norm(`${layer}.self_attn_layer_norm`, D);
+    attention(`${layer}.self_attn`, D);
+    norm(`${layer}.self_attn.inner_attn_ln`, D);
+    norm(`${layer}.final_layer_norm`, D);
+    linear(`${layer}.ffn.fc1`, t.ffnDim, D);
+    norm(`${layer}.ffn.ffn_layernorm`, t.ffnDim);
+    linear(`${layer}.ffn.fc2`, D, t.ffnDim);
+  }
+  norm(`${text}.layer_norm`, D);
+  specs.push({ name: lmHead, shape: [t.vocabSize, D], role: "matrix" });
+  return specs;
+}
+
+/** A needed tensor and where it lies. */
+export interface FoundTensor {
+  readonly spec: TensorSpec;
+  readonly stored: StoredTensor & { readonly dtype: keyof typeof types };
+}
+
+/**
+ * Finds all that a model needs in a checkpoint and checks its shapes and types.
+ * Of a tied pair either one may be missing; a stored lm_head is used even then.
+ *
+ * @param log told of stored tensors that no Kosmos-2 has
+ * @returns the tensors, and names that stand for another tensor
+ * @throws {Kosmos2Error} codes `weights-incomplete`, `weights-shape`, `weights-dtype`, naming tensor, file, found and wanted
+ */
+export function findTensors(
+  checkpoint: Checkpoint, config: Kosmos2Config, log?: (line: string) => void,
+): { found: FoundTensor[]; aliases: ReadonlyMap<string, string> } {
+  const aliases = new Map<string, string>();
+  const specs = modelTensors(config);
+  if (config.tieWordEmbeddings) {
+    if (!checkpoint.tensors.has(lmHead)) aliases.set(lmHead, embedTokens);
+    else if (!checkpoint.tensors.has(embedTokens)) aliases.set(embedTokens, lmHead);
+  }
+  const found = specs.filter(({ name }) => !aliases.has(name)).map((spec) => ({ spec, stored: find(checkpoint, spec) }));
+
+  const known = new Set(specs.map(({ name }) => name));
+  const others = [...checkpoint.tensors.keys()].filter((name) => !known.has(name) && !ignorable.has(name));
+  if (others.length > 0)
+    log?.(`Ignored in "${checkpoint.name}": ${others.slice(0, 8).join(", ")}${others.length > 8 ? `, and ${others.length - 8} tensors more` : ""}`);
+  return { found, aliases };
+}
+
+function find(checkpoint: Checkpoint, { name, shape }: TensorSpec): FoundTensor["stored"] {
+  const stored = checkpoint.tensors.get(name);
+  if (!stored)
+    throw new Kosmos2Error("weights-incomplete", "integrity",
+      `Cannot load "${checkpoint.name}": tensor "${name}" [${shape}] is missing`, { tensor: name, wanted: shape });
+  const place = checkpoint.place(stored.file);
+  if (stored.shape.length !== shape.length || stored.shape.some((dim, i) => dim !== shape[i]))
+    throw new Kosmos2Error("weights-shape", "load",
+      `Cannot load "${place}": tensor "${name}" is [${stored.shape}]; wanted [${shape}], as config.json says`,
+      { tensor: name, file: stored.file, found: stored.shape, wanted: shape });
+  if (!Object.hasOwn(types, stored.dtype))
+    throw new Kosmos2Error("weights-dtype", "unsupported",
+      `Cannot load "${place}": tensor "${name}" is ${stored.dtype}; wanted ${Object.keys(types).join(", ")}`,
+      { tensor: name, file: stored.file, found: stored.dtype, wanted: Object.keys(types) });
+  return stored as FoundTensor["stored"];
+}
