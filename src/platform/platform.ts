@@ -11,3 +11,21 @@ export interface ByteSource {
   read(into: Uint8Array, offset: number, signal?: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
+
+/** A worker of any runtime. */
+export interface WorkerHandle {
+  post(message: unknown, transfer?: ArrayBuffer[]): void;
+  /** While busy, a worker keeps the process alive; an idle one never does. */
+  busy(yes: boolean): void;
+  terminate(): Promise<void>;
+}
+
+/** What a worker's owner wants to hear. */
+export interface WorkerEvents {
+  message(data: unknown): void;
+  /** The worker threw, could not be started, or is gone. */
+  lost(reason: string): void;
+}
+
+/** Makes a worker that runs `kosmos2-wasm/worker`: a Web Worker, or a `node:worker_threads` one. */
+export type WorkerFactory = () => unknown;

@@ -1,3 +1,4 @@
 /** Browsers, workers and edge functions: web standards only. */
 export * from "./web/assets.js";
 export * from "./web/files.js";
+export * from "./web/workers.js";

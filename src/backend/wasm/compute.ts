@@ -1,0 +1,59 @@
+/** One memory that is not shared, and the kernels over it: for a worker without SharedArrayBuffer, or for no worker at all. */
+import { type Code, CONTROL, type Kernels, word } from "./control.js";
+import { RECORD_BYTES } from "../../graph/record.js";
+
+const PAGE = 65536;
+/** Records between two looks at the clock. */
+const SLICE = 8;
+/** How long a run may keep the event loop, in milliseconds. */
+const TURN_MS = 8;
+
+/** Lets the event loop turn once: messages come in, pages are painted. */
+const turn = () => new Promise<void>((resolve) => setTimeout(resolve, 0));
+
+export class Compute {
+  private readonly memory: WebAssembly.Memory;
+  private readonly kernels: Kernels;
+  private list = 0;
+
+  constructor(module: WebAssembly.Module, pages: number, maximum: number) {
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum });
+    this.kernels = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports as unknown as Kernels;
+  }
+
+  /** Makes the memory at least `bytes` long; returns its new length. */
+  grow(bytes: number): number {
+    const missing = Math.ceil((bytes - this.memory.buffer.byteLength) / PAGE);
+    if (missing > 0) this.memory.grow(missing);
+    return this.memory.buffer.byteLength;
+  }
+
+  view(address: number, bytes: number): Uint8Array {
+    return new Uint8Array(this.memory.buffer, address, bytes);
+  }
+
+  /** @param list where the records are */
+  async run(list: number, count: number): Promise<Code> {
+    this.list = list;
+    let code: Code = 0;
+    let since = performance.now();
+    for (let done = 0; done < count && code === 0; done += SLICE) {
+      code = this.kernels.run(this.list + done * RECORD_BYTES, Math.min(SLICE, count - done), 0, 1, CONTROL);
+      if (performance.now() - since > TURN_MS) {
+        await turn();
+        since = performance.now();
+      }
+    }
+    const words = this.words();
+    words[word.abort] = words[word.decision] = 0;
+    return code;
+  }
+
+  abort(): void {
+    this.words()[word.abort] = 1;
+  }
+
+  private words(): Uint32Array {
+    return new Uint32Array(this.memory.buffer, 0, (CONTROL + 256) / 4);
+  }
+}

@@ -1,0 +1,54 @@
+/** The words that host and threads share, at address CONTROL of the memory (assembly/run.ts), and what they post to each other. */
+
+/** Bytes 0 … 63 stay unused, so that address 0 can mean "none". */
+export const CONTROL = 64;
+/** Where the heap begins. */
+export const HEAP = 1024;
+
+/** Places in a Uint32Array over the whole memory. The first eight are the kernels', the rest is between host and workers. */
+export const word = {
+  generation: CONTROL / 4 + 1,
+  poison: CONTROL / 4 + 3,
+  abort: CONTROL / 4 + 4,
+  decision: CONTROL / 4 + 5,
+  job: CONTROL / 4 + 6,
+  list: CONTROL / 4 + 16,
+  count: CONTROL / 4 + 17,
+  /** How many threads have left the current job. */
+  left: CONTROL / 4 + 18,
+  /** One word a thread: 1 while it waits for a message and not for `job`. */
+  parked: CONTROL / 4 + 32,
+} as const;
+
+/** Threads that the words above have room for. */
+export const MAX_THREADS = 128;
+
+/** Results of the wasm function `run`. */
+export const enum Code {
+  done = 0,
+  aborted = 1,
+  poisoned = 2,
+}
+
+/** What the wasm module exports. */
+export interface Kernels {
+  run(list: number, count: number, thread: number, threads: number, control: number): Code;
+  waitForJob(control: number, last: number, spins: number, timeoutMs: number): number;
+}
+
+/** Host → worker. A worker with shared memory gets only `start` and `go`. */
+export type Order =
+  | { type: "start"; module: WebAssembly.Module; thread: number; threads: number; memory?: WebAssembly.Memory; pages: number; maximum: number }
+  | { type: "go" }
+  | { type: "grow"; bytes: number }
+  | { type: "write"; address: number; bytes: Uint8Array }
+  | { type: "read"; address: number; bytes: number }
+  | { type: "run"; list: number; count: number }
+  | { type: "abort" };
+
+/** Worker → host. */
+export type Report =
+  | { type: "ready" }
+  | { type: "done"; code: Code }
+  | { type: "bytes"; bytes: Uint8Array }
+  | { type: "failed"; message: string };

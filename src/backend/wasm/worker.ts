@@ -1,0 +1,95 @@
+/**
+ * A thread of the pool. With shared memory it waits for jobs inside wasm (it spins, then sleeps, then goes back to its event loop
+ * until a message wakes it); with a memory of its own it does what messages say. worker.node.ts and worker.web.ts tie it to a port.
+ */
+import { Code, CONTROL, type Kernels, type Order, type Report, word } from "./control.js";
+import { Compute } from "./compute.js";
+
+/** Looks at the job word before sleeping: about 0.1 ms, longer than the host needs between two tokens of a small model. */
+const SPINS = 40_000;
+/** How long a thread sleeps inside wasm before it goes back to its event loop. */
+const SLEEP_MS = 20;
+
+export interface Port {
+  post(report: Report, transfer?: ArrayBuffer[]): void;
+}
+
+/** @returns what to call for each message from the host */
+export function thread(port: Port): (order: Order) => void {
+  let serve: (() => void) | undefined; // with shared memory
+  let compute: Compute | undefined; // without
+  let work: Promise<unknown> = Promise.resolve();
+
+  const failed = (error: unknown) => port.post({ type: "failed", message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+
+  function obey(order: Order): void | Promise<void> {
+    switch (order.type) {
+      case "start":
+        if (order.memory) serve = sharedThread(port, order.module, order.memory, order.thread, order.threads);
+        else compute = new Compute(order.module, order.pages, order.maximum);
+        port.post({ type: "ready" });
+        serve?.();
+        return;
+      case "go":
+        return serve!();
+      case "grow":
+        compute!.grow(order.bytes);
+        return;
+      case "write":
+        compute!.view(order.address, order.bytes.length).set(order.bytes);
+        return;
+      case "read": {
+        const bytes = compute!.view(order.address, order.bytes).slice();
+        return port.post({ type: "bytes", bytes }, [bytes.buffer as ArrayBuffer]);
+      }
+      case "run":
+        return compute!.run(order.list, order.count).then((code) => port.post({ type: "done", code }));
+    }
+  }
+
+  return (order) => {
+    if (order.type === "abort") return compute!.abort(); // overtakes what is queued
+    work = work.then(() => obey(order)).catch(failed);
+  };
+}
+
+/** @returns what serves jobs until there are none for a while */
+function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembly.Memory, t: number, n: number): () => void {
+  const kernels = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as Kernels;
+  const words = new Int32Array(memory.buffer, 0, 256);
+  const parked = word.parked + t;
+  let job = 0;
+
+  function serve(): void {
+    Atomics.store(words, parked, 0);
+    for (;;) {
+      const next = kernels.waitForJob(CONTROL, job, SPINS, SLEEP_MS);
+      if (next === job) {
+        Atomics.store(words, parked, 1);
+        if (Atomics.load(words, word.job) === job) return; // the host sees the flag and posts "go"
+        Atomics.store(words, parked, 0);
+        continue;
+      }
+      job = next;
+      const code = kernels.run(Atomics.load(words, word.list) >>> 0, Atomics.load(words, word.count), t, n, CONTROL);
+      if (code === Code.poisoned) return;
+      Atomics.add(words, word.left, 1);
+      if (t === 0) {
+        // Flags are cleared by the host for the next job, so nobody may still be reading them.
+        while (Atomics.load(words, word.left) < n) if (Atomics.load(words, word.poison)) return;
+        Atomics.store(words, word.left, 0);
+        port.post({ type: "done", code });
+      }
+    }
+  }
+
+  return () => {
+    try {
+      serve();
+    } catch (error) {
+      Atomics.store(words, word.poison, 1); // the others leave their barrier
+      Atomics.notify(words, word.generation);
+      throw error;
+    }
+  };
+}

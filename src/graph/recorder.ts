@@ -1,0 +1,413 @@
+/**
+ * The graph that computes nothing: it writes operations down, finds out how long each result is needed, lays all results out in
+ * one arena, and gives the list of records (record.ts) that a backend carries out in one go.
+ *
+ * Numbers are not changed by what is kept: a tap only makes a result live to the end of the pass.
+ */
+import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens } from "./graph.js";
+import type { Cache } from "./cache.js";
+import type { SinusoidTable } from "./sinusoids.js";
+import { bytesOf } from "./memory.js";
+import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, writeRecord } from "./record.js";
+
+/** A packed weight in the backend's memory. */
+export interface StoredLinear extends Linear {
+  readonly format: "f32" | "f16" | "i8";
+  readonly address: number;
+  /** f32, 0 for none. */
+  readonly bias: number;
+}
+
+export interface StoredNorm extends Norm {
+  readonly gamma: number;
+  readonly beta: number;
+}
+
+/** Bytes that live in the arena from the operation that makes them to the last that needs them. */
+class Buffer {
+  /** Where in the arena, once that is laid out. */
+  address = 0;
+  /** Last operation that needs them; Infinity for results that are kept. */
+  last: number;
+  read = false;
+  constructor(readonly bytes: number, readonly first: number) {
+    this.last = first;
+  }
+}
+
+/** Rows of f32 in a buffer. */
+class Rows implements Matrix {
+  /** The layernorm that makes exactly these rows, if one does: it can make them as int16 as well. */
+  norm: Operation | undefined;
+  constructor(
+    readonly buffer: Buffer | undefined,
+    readonly offset: number,
+    readonly rows: number,
+    readonly columns: number,
+    readonly stride = columns,
+  ) {}
+}
+
+/** Rows that lie at a fixed address: weights. */
+export function storedRows(address: number, rows: number, columns: number): Matrix {
+  return new Rows(undefined, address, rows, columns);
+}
+
+/** int16 rows with their scales: what int8 weights meet. */
+interface Quantized {
+  readonly numbers: Place;
+  readonly stride: number;
+  readonly scales: Place;
+}
+
+interface Place {
+  readonly buffer: Buffer | undefined;
+  readonly offset: number;
+}
+
+interface Operation {
+  readonly kind: Kind;
+  readonly fields: Record<string, number>;
+  readonly places: Record<string, Place>;
+}
+
+/** One set of cached or fresh keys and values for each sequence. */
+interface Seen extends KeysValues {
+  readonly sequences: readonly {
+    readonly rows: number;
+    readonly seen: number;
+    readonly causal: boolean;
+    readonly keyTable: Place;
+    readonly keyOffset: number;
+    readonly valueTable: Place;
+    readonly valueOffset: number;
+    readonly ldv: number;
+    /** What the tables point at, and so must live. */
+    readonly behind: Record<string, Place>;
+  }[];
+}
+
+/** Caches with the rows that this pass adds to each. */
+export class Batch implements Past {
+  readonly rows: readonly number[];
+  constructor(readonly sequences: readonly { readonly cache: Cache; readonly rows: number }[]) {
+    this.rows = sequences.map((sequence) => sequence.rows);
+  }
+}
+
+/** What one thread of an attention over `seen` rows needs: assembly/attention.ts holds the scores of 8 query rows at once. */
+const attentionScratch = (seen: number) => align(8 * (Math.ceil(seen / 8) * 8 + 8) * 4);
+
+/** A recorded pass: records and what to write before them, once its arena has an address. */
+export interface Pass {
+  readonly arenaBytes: number;
+  /** Number of records. */
+  readonly count: number;
+  /** The bytes of the inputs, for the arena's first bytes, and the records. */
+  at(arena: number): { inputs: Uint8Array; records: Uint8Array };
+  /** Where in the arena each kept result is, and its shape. */
+  readonly kept: ReadonlyMap<string, { offset: number; rows: number; columns: number }>;
+}
+
+const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
+
+export class Recorder implements Graph {
+  private readonly operations: Operation[] = [];
+  private readonly results: Buffer[] = [];
+  private readonly inputs: { buffer: Buffer; fill: (arena: number) => Uint8Array }[] = [];
+  private readonly kept = new Map<string, Rows>();
+  private readonly int16 = new Map<Rows, Quantized>();
+
+  /**
+   * @param threads how many will share each operation
+   * @param wanted which taps to keep
+   */
+  constructor(
+    private readonly threads: number,
+    private readonly positions: SinusoidTable | undefined,
+    private readonly wanted: (tap: string) => boolean = () => false,
+  ) {}
+
+  /** Numbers from outside, row-major. */
+  input(data: Float32Array, rows: number, columns: number): Matrix {
+    return new Rows(this.inputBytes(data.byteLength, () => bytesOf(data)).buffer, 0, rows, columns);
+  }
+
+  /** Keeps a result under a name. */
+  keep(name: string, x: Matrix): void {
+    const rows = x as Rows;
+    this.kept.set(name, rows);
+    if (rows.buffer) rows.buffer.last = Infinity;
+  }
+
+  tap(name: string, x: Matrix): void {
+    if (this.wanted(name)) this.keep(name, x);
+  }
+
+  linear(x: Matrix, w: Linear, options: { activation?: Activation; residual?: Matrix } = {}): Matrix {
+    const from = x as Rows, weight = w as StoredLinear, residual = options.residual as Rows | undefined;
+    if (x.columns !== w.inputs) {
+      throw new RangeError(`Cannot multiply x[${x.rows}, ${x.columns}] by w[${w.outputs}, ${w.inputs}]ᵀ: ${x.columns} columns meet ${w.inputs}`);
+    }
+    if (residual && (residual.rows !== x.rows || residual.columns !== w.outputs)) {
+      throw new RangeError(`Cannot add [${residual.rows}, ${residual.columns}] to a product [${x.rows}, ${w.outputs}]`);
+    }
+    const dst = this.rowsOf(x.rows, w.outputs);
+    const shape = {
+      ldd: dst.stride, M: x.rows, K: w.inputs, N: w.outputs, w: weight.address, bias: weight.bias,
+      activation: activationCode(options.activation ?? "linear"), ldr: residual?.stride ?? 0,
+    };
+    const also: Record<string, Place> = residual ? { residual } : {};
+    if (weight.format === "i8") {
+      const q = this.quantized(from);
+      this.record("matmul_i8", { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
+    } else {
+      this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
+    }
+    return dst;
+  }
+
+  layernorm(x: Matrix, w: Norm): Matrix {
+    if (x.columns !== w.width) throw new RangeError(`Cannot norm rows of ${x.columns}: the norm is ${w.width} wide`);
+    const { gamma, beta, eps } = w as StoredNorm;
+    const dst = this.rowsOf(x.rows, x.columns);
+    dst.norm = this.record(
+      "layernorm",
+      { ldd: dst.stride, ldx: (x as Rows).stride, gamma, beta, M: x.rows, D: x.columns, eps },
+      { dst, x: x as Rows },
+    );
+    return dst;
+  }
+
+  l2normalize(x: Matrix): Matrix {
+    const dst = this.rowsOf(x.rows, x.columns);
+    this.record("l2normalize", { ldd: dst.stride, ldx: (x as Rows).stride, M: x.rows, D: x.columns }, { dst, x: x as Rows });
+    return dst;
+  }
+
+  keysValues(k: Matrix, v: Matrix): KeysValues {
+    const x = k as Rows, values = v as Rows;
+    const blocks = Math.ceil(k.rows / BLOCK), keyBytes = BLOCK * k.columns * 4, valueBytes = BLOCK * values.stride * 4;
+    const keys = { buffer: this.buffer(blocks * keyBytes), offset: 0 };
+    const keyTable = this.table(keys, blocks, keyBytes), valueTable = this.table(values, blocks, valueBytes);
+    this.record(
+      "store_keys",
+      { ldx: x.stride, offset: 0, position: 0, M: k.rows, D: k.columns },
+      { x, table: keyTable, keys },
+    );
+    const whole = { rows: Infinity, seen: k.rows, causal: false, keyOffset: 0, valueOffset: 0, ldv: values.stride };
+    return { width: k.columns, sequences: [{ ...whole, keyTable, valueTable, behind: { keys, values } }] } as Seen;
+  }
+
+  append(past: Past, layer: number, k: Matrix, v: Matrix): KeysValues {
+    let row = 0;
+    const sequences = (past as Batch).sequences.map(({ cache, rows }) => {
+      const table = { buffer: undefined, offset: cache.table };
+      for (const part of ["keys", "values"] as const) {
+        const x = this.rows(part === "keys" ? k : v, row, row + rows) as Rows;
+        this.record(
+          `store_${part}`,
+          { ldx: x.stride, offset: cache.offset(layer, part), position: cache.length, M: rows, D: x.columns },
+          { x, table },
+        );
+      }
+      row += rows;
+      return {
+        rows, seen: cache.length + rows, causal: true, ldv: cache.width, behind: {},
+        keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
+      };
+    });
+    return { width: k.columns, sequences } as Seen;
+  }
+
+  attention(q: Matrix, seen: KeysValues, options: { heads: number; weights?: string }): Matrix {
+    if (q.columns !== seen.width || q.columns % options.heads !== 0) {
+      throw new RangeError(`Cannot attend with [${q.rows}, ${q.columns}] in ${options.heads} heads to keys ${seen.width} wide`);
+    }
+    const dst = this.rowsOf(q.rows, q.columns);
+    const headWidth = q.columns / options.heads;
+    let row = 0;
+    for (const part of (seen as Seen).sequences) {
+      const rows = Math.min(part.rows, q.rows);
+      const x = this.rows(q, row, row + rows) as Rows, y = this.rows(dst, row, row + rows) as Rows;
+      const scratchBytes = attentionScratch(part.seen);
+      const scratch = { buffer: this.buffer(scratchBytes * this.threads), offset: 0 };
+      const places: Record<string, Place> = {
+        dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
+      };
+      if (options.weights && this.wanted(options.weights)) {
+        const weights = this.rowsOf(options.heads * rows, part.seen);
+        this.keep(options.weights, weights);
+        places.weights = weights;
+      }
+      this.record(
+        "attention",
+        {
+          ldd: y.stride, ldq: x.stride, keyOffset: part.keyOffset, valueOffset: part.valueOffset, ldv: part.ldv, T: rows,
+          S: part.seen, heads: options.heads, headWidth, causal: part.causal ? 1 : 0, scale: headWidth ** -0.5, scratchBytes, D: q.columns,
+        },
+        places,
+      );
+      row += rows;
+    }
+    return dst;
+  }
+
+  patches(pixels: Matrix, { channels, patch }: { channels: number; patch: number }): Matrix {
+    const height = pixels.rows / channels, width = pixels.columns;
+    const dst = this.rowsOf(Math.floor(height / patch) * Math.floor(width / patch), channels * patch * patch);
+    this.record("patches", { ldd: dst.stride, channels, height, width, patch }, { dst, pixels: pixels as Rows });
+    return dst;
+  }
+
+  embed(tokens: Tokens, table: Linear, { scale, images }: { scale: number; images?: Matrix }): Matrix {
+    const { address, format, inputs } = table as StoredLinear, positions = this.positions!;
+    const dst = this.rowsOf(tokens.ids.length, inputs);
+    const ids = this.inputBytes(4 * dst.rows, () => bytesOf(Int32Array.from(tokens.ids)));
+    const where = this.inputBytes(4 * dst.rows, () => bytesOf(Uint32Array.from(tokens.positions, (p) => positions.address(p))));
+    this.record(
+      "embed",
+      { ldd: dst.stride, table: address, format: formats[format], ldi: (images as Rows | undefined)?.stride ?? 0, M: dst.rows, D: inputs, scale },
+      { dst, ids, positions: where, ...(images && { images: images as Rows }) },
+    );
+    return dst;
+  }
+
+  concat(parts: readonly Matrix[]): Matrix {
+    const dst = this.rowsOf(parts.reduce((sum, part) => sum + part.rows, 0), parts[0].columns);
+    let row = 0;
+    for (const part of parts) {
+      const x = part as Rows, to = this.rows(dst, row, row + part.rows) as Rows;
+      this.record("copy", { ldd: to.stride, ldx: x.stride, ldy: 0, M: x.rows, D: x.columns }, { dst: to, x });
+      row += part.rows;
+    }
+    return dst;
+  }
+
+  add(x: Matrix, y: Matrix): Matrix {
+    const dst = this.rowsOf(x.rows, x.columns), a = x as Rows, b = y as Rows;
+    this.record("copy", { ldd: dst.stride, ldx: a.stride, ldy: b.stride, M: x.rows, D: x.columns }, { dst, x: a, y: b });
+    return dst;
+  }
+
+  rows(x: Matrix, from: number, to: number): Matrix {
+    const { buffer, offset, stride, columns } = x as Rows;
+    if (from === 0 && to === x.rows) return x;
+    if (from < 0 || to > x.rows || from > to) throw new RangeError(`Cannot take rows ${from} … ${to - 1} of ${x.rows}`);
+    return new Rows(buffer, offset + from * stride * 4, to - from, columns, stride);
+  }
+
+  /** The best of each row of logits without its banned ids, kept under `name`: [rows, 3] words of id (u32), best and second logit (f32). */
+  argmax(name: string, logits: Matrix, banned: readonly (readonly number[])[]): void {
+    const choice = this.rowsOf(logits.rows, 3);
+    this.keep(name, choice);
+    for (let row = 0; row < logits.rows; row++) {
+      const ids = banned[row] ?? [];
+      const pairs = Uint32Array.from(ids.flatMap((id) => [id, 0])); // the kernel keeps the logit in the second word meanwhile
+      const places: Record<string, Place> = { dst: this.rows(choice, row, row + 1) as Rows, x: this.rows(logits, row, row + 1) as Rows };
+      if (ids.length) places.banned = this.inputBytes(pairs.byteLength, () => bytesOf(pairs));
+      this.record("argmax", { N: logits.columns, bans: ids.length }, places);
+    }
+  }
+
+  /** Lays everything out; nothing can be recorded after this. */
+  finish(): Pass {
+    let inputBytes = 0;
+    for (const { buffer } of this.inputs) {
+      buffer.address = inputBytes;
+      inputBytes += buffer.bytes;
+    }
+    for (const { kind, places } of this.operations) {
+      // a norm whose rows are needed as int16 alone writes no others
+      const { dst } = places;
+      if (kind === "layernorm" && places.quantized && dst.buffer && !dst.buffer.read && dst.buffer.last !== Infinity) {
+        this.results.splice(this.results.indexOf(dst.buffer), 1);
+        delete places.dst;
+      }
+    }
+    const kept = new Map([...this.kept].map(([name, x]) => {
+      return [name, { get offset() { return x.offset + x.buffer!.address; }, rows: x.rows, columns: x.columns }];
+    }));
+    return { arenaBytes: this.layOut(inputBytes), count: this.operations.length, kept, at: (arena) => this.write(arena, inputBytes) };
+  }
+
+  /** Puts each result into the first gap that is free for as long as it lives. Returns the arena's size. */
+  private layOut(from: number): number {
+    let live: Buffer[] = []; // by address
+    let end = from;
+    for (const buffer of this.results.sort((a, b) => a.first - b.first)) {
+      live = live.filter((other) => other.last >= buffer.first);
+      let address = from, place = 0;
+      while (place < live.length && live[place].address - address < buffer.bytes) address = live[place].address + live[place++].bytes;
+      buffer.address = address;
+      live.splice(place, 0, buffer);
+      end = Math.max(end, address + buffer.bytes);
+    }
+    return end;
+  }
+
+  private write(arena: number, inputBytes: number): { inputs: Uint8Array; records: Uint8Array } {
+    const inputs = new Uint8Array(inputBytes);
+    for (const { buffer, fill } of this.inputs) inputs.set(fill(arena), buffer.address);
+    const records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
+    this.operations.forEach(({ kind, fields, places }, i) => {
+      for (const [name, { buffer, offset }] of Object.entries(places)) fields[name] = offset + (buffer ? arena + buffer.address : 0);
+      writeRecord(view, i, kind, fields as unknown as Fields<typeof kind>);
+    });
+    return { inputs, records };
+  }
+
+  private record(kind: Kind, fields: Record<string, number>, places: Record<string, Place>): Operation {
+    const operation = { kind, fields, places };
+    const index = this.operations.push(operation) - 1;
+    for (const [name, { buffer }] of Object.entries(places)) {
+      if (!buffer) continue;
+      buffer.last = Math.max(buffer.last, index);
+      if (name !== "dst") buffer.read = true;
+    }
+    return operation;
+  }
+
+  private buffer(bytes: number, first = this.operations.length): Buffer {
+    const buffer = new Buffer(align(bytes + 64), first); // kernels may read 64 bytes past an end
+    this.results.push(buffer);
+    return buffer;
+  }
+
+  private rowsOf(rows: number, columns: number): Rows {
+    return new Rows(this.buffer(rows * columns * 4), 0, rows, columns);
+  }
+
+  private inputBytes(bytes: number, fill: (arena: number) => Uint8Array): Place {
+    const buffer = new Buffer(align(bytes + 64), 0);
+    this.inputs.push({ buffer, fill });
+    return { buffer, offset: 0 };
+  }
+
+  /** A table of the addresses of consecutive blocks. */
+  private table(blocks: Place, count: number, blockBytes: number): Place {
+    return this.inputBytes(4 * count, (arena) => {
+      const base = blocks.offset + (blocks.buffer ? arena + blocks.buffer.address : 0);
+      return bytesOf(Uint32Array.from({ length: count }, (_, b) => base + b * blockBytes));
+    });
+  }
+
+  /** x as int16 rows with scales, made once however many products want it, and by its norm where there is one. */
+  private quantized(x: Rows): Quantized {
+    const known = this.int16.get(x);
+    if (known) return known;
+    const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
+    const first = x.norm ? this.operations.indexOf(x.norm) : this.operations.length;
+    const numbers = { buffer: this.buffer(x.rows * stride * 2, first), offset: 0 };
+    const scales = { buffer: this.buffer(x.rows * groups * 4, first), offset: 0 };
+    if (x.norm) {
+      Object.assign(x.norm.places, { quantized: numbers, scales });
+      x.norm.fields.ldq = stride;
+    } else {
+      this.record("quantize", { ldd: stride, ldx: x.stride, M: x.rows, K: x.columns }, { dst: numbers, x, scales });
+    }
+    const made = { numbers, stride, scales };
+    this.int16.set(x, made);
+    return made;
+  }
+}
