@@ -12,8 +12,14 @@ export interface StoredTensor extends TensorPlace {
   readonly file: string;
 }
 
+/**
+ * @example
+ *   const checkpoint = await Checkpoint.open(await openModel("./model"));
+ *   checkpoint.tensors.get("text_model.lm_head.weight"); // { dtype: "F32", shape: [65037, 2048], file, start, end }
+ *   await checkpoint.close();
+ */
 export class Checkpoint {
-  constructor(
+  private constructor(
     /** For messages: the folder as the user named it. */
     readonly name: string,
     readonly tensors: ReadonlyMap<string, StoredTensor>,
@@ -22,9 +28,53 @@ export class Checkpoint {
     private readonly sources: ReadonlyMap<string, ByteSource>,
   ) {}
 
+  /**
+   * Opens model.safetensors, or else the shards of model.safetensors.index.json. The caller closes it.
+   *
+   * @throws {Kosmos2Error} codes `model-not-found`, `weights-index-invalid`, `weights-incomplete`, `weights-header-invalid`
+   */
+  static async open(files: ModelFiles, options: { signal?: AbortSignal } = {}): Promise<Checkpoint> {
+    const { signal } = options;
+    const sources = new Map<string, ByteSource>();
+    const open = async (file: string): Promise<Header | undefined> => {
+      const source = await files.open(file, signal);
+      if (!source) return undefined;
+      sources.set(file, source);
+      return readHeader(source, `${files.name}: ${file}`, signal);
+    };
+    try {
+      const whole = await open(single);
+      if (whole) return new Checkpoint(files.name, placed(whole, single), whole.metadata, sources);
+
+      const weightMap = await readIndex(files, signal);
+      const tensors = new Map<string, StoredTensor>();
+      let metadata: Readonly<Record<string, string>> | undefined;
+      for (const [file, names] of weightMap) {
+        const header = await open(file);
+        if (!header) throw incomplete(files, file, undefined, `shard "${file}", which its index names, is missing`);
+        metadata ??= header.metadata;
+        const there = placed(header, file);
+        for (const name of names) {
+          const tensor = there.get(name);
+          if (!tensor) throw incomplete(files, file, name, `tensor "${name}" is missing from "${file}", where its index says it is`);
+          tensors.set(name, tensor);
+        }
+      }
+      return new Checkpoint(files.name, tensors, metadata ?? {}, sources);
+    } catch (error) {
+      await Promise.allSettled([...sources.values()].map((source) => source.close()));
+      throw error;
+    }
+  }
+
   /** Fills all of `into` (which may be shared memory) from byte `offset` of a file. */
   async read(file: string, into: Uint8Array, offset: number, signal?: AbortSignal): Promise<void> {
-    await this.sources.get(file)!.read(into, offset, signal);
+    try {
+      await this.sources.get(file)!.read(into, offset, signal);
+    } catch (error) {
+      if (signal?.aborted || error instanceof Kosmos2Error) throw error;
+      throw new Kosmos2Error("file-unreadable", "load", `Cannot read "${this.place(file)}": ${(error as Error).message}`, { file }, error);
+    }
   }
 
   /** For messages: `folder: file`. */
@@ -34,45 +84,6 @@ export class Checkpoint {
 
   async close(): Promise<void> {
     await Promise.all([...this.sources.values()].map((source) => source.close()));
-  }
-}
-
-/**
- * Opens model.safetensors, or else the shards of model.safetensors.index.json. The caller closes it.
- *
- * @throws {Kosmos2Error} codes `model-not-found`, `weights-index-invalid`, `weights-incomplete`, `weights-header-invalid`
- */
-export async function openCheckpoint(files: ModelFiles, options: { signal?: AbortSignal } = {}): Promise<Checkpoint> {
-  const { signal } = options;
-  const sources = new Map<string, ByteSource>();
-  const open = async (file: string): Promise<Header | undefined> => {
-    const source = await files.open(file, signal);
-    if (!source) return undefined;
-    sources.set(file, source);
-    return readHeader(source, `${files.name}: ${file}`, signal);
-  };
-  try {
-    const whole = await open(single);
-    if (whole) return new Checkpoint(files.name, placed(whole, single), whole.metadata, sources);
-
-    const weightMap = await readIndex(files, signal);
-    const tensors = new Map<string, StoredTensor>();
-    let metadata: Readonly<Record<string, string>> | undefined;
-    for (const [file, names] of weightMap) {
-      const header = await open(file);
-      if (!header) throw incomplete(files, file, undefined, `shard "${file}", which its index names, is missing`);
-      metadata ??= header.metadata;
-      const there = placed(header, file);
-      for (const name of names) {
-        const tensor = there.get(name);
-        if (!tensor) throw incomplete(files, file, name, `tensor "${name}" is missing from "${file}", where its index says it is`);
-        tensors.set(name, tensor);
-      }
-    }
-    return new Checkpoint(files.name, tensors, metadata ?? {}, sources);
-  } catch (error) {
-    await Promise.allSettled([...sources.values()].map((source) => source.close()));
-    throw error;
   }
 }
 

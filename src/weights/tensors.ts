@@ -74,6 +74,11 @@ export function modelTensors(config: Kosmos2Config): TensorSpec[] {
   return specs;
 }
 
+/** Hears what is worth knowing and is no error. */
+export interface Logger {
+  warn(message: string): void;
+}
+
 /** A needed tensor and where it lies. */
 export interface FoundTensor {
   readonly spec: TensorSpec;
@@ -84,12 +89,12 @@ export interface FoundTensor {
  * Finds all that a model needs in a checkpoint and checks its shapes and types.
  * Of a tied pair either one may be missing; a stored lm_head is used even then.
  *
- * @param log told of stored tensors that no Kosmos-2 has
+ * @param logger told of stored tensors that no Kosmos-2 has
  * @returns the tensors, and names that stand for another tensor
  * @throws {Kosmos2Error} codes `weights-incomplete`, `weights-shape`, `weights-dtype`, naming tensor, file, found and wanted
  */
 export function findTensors(
-  checkpoint: Checkpoint, config: Kosmos2Config, log?: (line: string) => void,
+  checkpoint: Checkpoint, config: Kosmos2Config, logger?: Logger,
 ): { found: FoundTensor[]; aliases: ReadonlyMap<string, string> } {
   const aliases = new Map<string, string>();
   const specs = modelTensors(config);
@@ -102,7 +107,7 @@ export function findTensors(
   const known = new Set(specs.map(({ name }) => name));
   const others = [...checkpoint.tensors.keys()].filter((name) => !known.has(name) && !ignorable.has(name));
   if (others.length > 0)
-    log?.(`Ignored in "${checkpoint.name}": ${others.slice(0, 8).join(", ")}${others.length > 8 ? `, and ${others.length - 8} tensors more` : ""}`);
+    logger?.warn(`Ignored in "${checkpoint.name}": ${others.slice(0, 8).join(", ")}${others.length > 8 ? `, and ${others.length - 8} tensors more` : ""}`);
   return { found, aliases };
 }
 

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { openCheckpoint } from "#src/weights/checkpoint.js";
+import { Checkpoint } from "#src/weights/checkpoint.js";
 import type { ModelFiles } from "#src/weights/files.js";
 import { openModel } from "#src/weights/source.js";
 import { Kosmos2Config } from "#src/model/config.js";
-import { findTensors, modelTensors } from "#src/weights/tensors.js";
+import { findTensors, modelTensors, type Logger } from "#src/weights/tensors.js";
 import { goldens, noGoldens } from "../support.js";
 import { stored, tinyConfig, tinyFolder, tinyTensors } from "./support.js";
 
@@ -24,7 +24,7 @@ function watched(files: ModelFiles): ModelFiles & { opened: number; closed: numb
 
 async function refuses(folder: Record<string, Uint8Array>, code: string, words: RegExp): Promise<void> {
   const files = watched(await openModel(folder));
-  await assert.rejects(openCheckpoint(files), (error: { code: string; message: string }) => {
+  await assert.rejects(Checkpoint.open(files), (error: { code: string; message: string }) => {
     assert.equal(error.code, code, error.message);
     assert.match(error.message, words);
     return true;
@@ -32,10 +32,10 @@ async function refuses(folder: Record<string, Uint8Array>, code: string, words: 
   assert.equal(files.closed, files.opened, "all that was opened is closed");
 }
 
-test("openCheckpoint finds the same tensors in one file and in shards", async () => {
+test("Checkpoint.open finds the same tensors in one file and in shards", async () => {
   const tensors = tinyTensors();
   for (const shards of [1, 3]) {
-    const checkpoint = await openCheckpoint(await openModel(tinyFolder(tensors, shards)));
+    const checkpoint = await Checkpoint.open(await openModel(tinyFolder(tensors, shards)));
     assert.deepEqual([...checkpoint.tensors.keys()].sort(), tensors.map(({ name }) => name).sort());
     for (const { name, data } of tensors) {
       const { file, start, end } = checkpoint.tensors.get(name)!;
@@ -47,12 +47,12 @@ test("openCheckpoint finds the same tensors in one file and in shards", async ()
   }
 });
 
-test("openCheckpoint prefers the single file to an index, as Hugging Face does", async () => {
+test("Checkpoint.open prefers the single file to an index, as Hugging Face does", async () => {
   const folder = { ...tinyFolder(tinyTensors()), [index]: text({ weight_map: { a: "../a.safetensors" } }) };
-  assert.equal((await openCheckpoint(await openModel(folder))).tensors.get("image_to_text_projection.latent_query")?.file, "model.safetensors");
+  assert.equal((await Checkpoint.open(await openModel(folder))).tensors.get("image_to_text_projection.latent_query")?.file, "model.safetensors");
 });
 
-test("openCheckpoint refuses a broken folder, and closes what it opened", async () => {
+test("Checkpoint.open refuses a broken folder, and closes what it opened", async () => {
   const folder = tinyFolder(tinyTensors(), 3), first = "model-1-of-3.safetensors";
   await refuses({ "config.json": text("{}"), "pytorch_model.bin": text("") }, "model-not-found",
     /it has no model.safetensors or model.safetensors.index.json; it holds config.json, pytorch_model.bin/);
@@ -67,9 +67,9 @@ test("openCheckpoint refuses a broken folder, and closes what it opened", async 
     await refuses({ ...folder, [index]: text({ weight_map: { x: path } }) }, "weights-index-invalid", /wanted a .safetensors file of the same folder/);
 });
 
-test("openCheckpoint stops when it is told to", async () => {
+test("Checkpoint.open stops when it is told to", async () => {
   const files = await openModel(tinyFolder(tinyTensors(), 3));
-  await assert.rejects(openCheckpoint(files, { signal: AbortSignal.abort("enough") }), (reason) => reason === "enough");
+  await assert.rejects(Checkpoint.open(files, { signal: AbortSignal.abort("enough") }), (reason) => reason === "enough");
 });
 
 test("modelTensors lists the released model: 886 tensors, 1,664,485,376 numbers without the tied one", () => {
@@ -83,7 +83,7 @@ test("modelTensors lists the released model: 886 tensors, 1,664,485,376 numbers 
 test("findTensors ties lm_head to the embedding unless the checkpoint has one of its own", async () => {
   const lmHead = "text_model.lm_head.weight", embedding = "text_model.model.embed_tokens.weight";
   const find = async (tensors: Parameters<typeof tinyFolder>[0], config = tinyConfig) =>
-    findTensors(await openCheckpoint(await openModel(tinyFolder(tensors))), config);
+    findTensors(await Checkpoint.open(await openModel(tinyFolder(tensors))), config);
   const names = ({ found }: Awaited<ReturnType<typeof find>>) => found.map(({ spec }) => spec.name);
 
   const tied = await find(tinyTensors());
@@ -105,7 +105,7 @@ test("findTensors names what is missing or of another shape or type, and tells o
   const tensors = tinyTensors(), name = "image_to_text_projection.dense.weight";
   const change = (with_: (t: (typeof tensors)[number]) => (typeof tensors)[number] | undefined) =>
     tensors.flatMap((t) => (t.name === name ? with_(t) ?? [] : t));
-  const find = async (list: typeof tensors, log?: (line: string) => void) => findTensors(await openCheckpoint(await openModel(tinyFolder(list))), tinyConfig, log);
+  const find = async (list: typeof tensors, logger?: Logger) => findTensors(await Checkpoint.open(await openModel(tinyFolder(list))), tinyConfig, logger);
   await assert.rejects(find(change(() => undefined)), { code: "weights-incomplete", message: /tensor "image_to_text_projection.dense.weight" \[12,10\] is missing/ });
   await assert.rejects(find(change((t) => ({ ...t, shape: [10, 12] }))), { code: "weights-shape", message: /is \[10,12\]; wanted \[12,10\], as config.json says/ });
   await assert.rejects(find(change((t) => ({ ...t, dtype: "F64", shape: [12, 5], data: t.data }))), { code: "weights-shape" });
@@ -113,17 +113,17 @@ test("findTensors names what is missing or of another shape or type, and tells o
 
   const lines: string[] = [];
   const extra = (extraName: string) => stored(extraName, "F32", [1], new Float32Array(1));
-  await find([...tensors, extra("vision_model.model.embeddings.position_ids"), extra("text_model.model.embed_positions.weights")], (line) => lines.push(line));
+  await find([...tensors, extra("vision_model.model.embeddings.position_ids"), extra("text_model.model.embed_positions.weights")], { warn: (line) => lines.push(line) });
   assert.equal(lines.length, 0);
-  await find([...tensors, extra("strange")], (line) => lines.push(line));
+  await find([...tensors, extra("strange")], { warn: (line) => lines.push(line) });
   assert.deepEqual(lines, ['Ignored in "given files": strange']);
 });
 
 test("findTensors finds all of every golden model", { skip: noGoldens }, async () => {
   for (const name of ["tiny", "odd", "heads64", "untied", "sharded-bf16", "f16"]) {
     const files = await openModel(`${goldens}models/${name}`);
-    const checkpoint = await openCheckpoint(files);
-    const { found, aliases } = findTensors(checkpoint, await Kosmos2Config.fromFiles(files), (line) => { throw new Error(line); });
+    const checkpoint = await Checkpoint.open(files);
+    const { found, aliases } = findTensors(checkpoint, await Kosmos2Config.fromFiles(files), { warn: (line) => { throw new Error(line); } });
     const expected = checkpoint.tensors.size - (name === "untied" ? 2 : 0);
     assert.equal(found.length, expected, name);
     assert.equal(aliases.size, name === "untied" ? 0 : 1);

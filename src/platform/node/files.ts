@@ -46,7 +46,7 @@ export async function openPath(path: string, signal?: AbortSignal): Promise<Byte
   signal?.throwIfAborted();
   const handle = await open(path).catch((error) => {
     if (code(error) === "ENOENT") return undefined;
-    throw error;
+    throw new Kosmos2Error("file-unreadable", "load", `Cannot open "${path}": ${(error as Error).message}`, { file: path }, error);
   });
   if (!handle) return undefined;
   try {

@@ -1,0 +1,277 @@
+/**
+ * Weights from a checkpoint into a backend's memory: the file is read once, in the order it lies, a chunk at a time; while one chunk
+ * is packed by the backend the next is being read. No tensor is ever whole in memory as the file has it.
+ */
+import { Kosmos2Error } from "../errors.js";
+import { RECORD_BYTES, formats, types, writeRecord } from "../graph/record.js";
+import type { Kosmos2Config } from "../model/config.js";
+import type { Checkpoint } from "./checkpoint.js";
+import { PANEL, fromBF16, fromF16, packedBytes, panelBytes, type Format } from "./quant.js";
+import { findTensors, modelTensors, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
+
+/** What loading needs of a backend (backend/backend.ts says more about each). */
+export interface Device {
+  alloc(bytes: number): number;
+  free(address: number): void;
+  view(address: number, bytes: number): Uint8Array | undefined;
+  write(address: number, bytes: Uint8Array): void;
+  run(records: Uint8Array, count: number, signal?: AbortSignal): Promise<void>;
+}
+
+/** A weight w[outputs, inputs], packed (quant.ts). */
+export interface PackedMatrix {
+  readonly address: number;
+  readonly format: Format;
+  readonly outputs: number;
+  readonly inputs: number;
+  /** Address of its bias, f32 [outputs]; 0 for none. */
+  readonly bias: number;
+}
+
+/** f32 numbers as they are, row-major; a vector is one row. */
+export interface PlainRows {
+  readonly address: number;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** A model's weights in a backend's memory, by the checkpoint's names. */
+export interface Weights {
+  /** @param name without its `.weight`: "text_model.lm_head" */
+  matrix(name: string): PackedMatrix;
+  /** @param name the whole of it: "text_model.model.layer_norm.bias" */
+  rows(name: string): PlainRows;
+  /** What they take, in bytes. */
+  readonly bytes: number;
+  /** Gives the memory back. */
+  free(): void;
+}
+
+export interface WeightsOptions {
+  signal?: AbortSignal;
+  /** `total` is known from the first call on; `file` is the one being read. */
+  onProgress?: (progress: { loaded: number; total: number; file: string }) => void;
+  logger?: Logger;
+  /** Most bytes of one read. Default 8 MiB; two such buffers are held while loading. */
+  chunkBytes?: number;
+}
+
+/** Rows between two tensors that aren't needed: read through them up to this many bytes rather than begin a new chunk. */
+const mostGap = 2 ** 16;
+
+/** The backend's rule: 64-byte aligned, and 64 readable bytes behind. */
+const footprint = (bytes: number): number => Math.ceil(bytes / 64) * 64 + 64;
+
+/** A needed tensor as a matrix: N rows of K numbers. */
+const shapeOf = ({ role, shape }: TensorSpec): { N: number; K: number } => {
+  const numbers = shape.reduce((product, dim) => product * dim, 1);
+  const N = role === "rows" && shape.length === 1 ? 1 : shape[0];
+  return { N, K: numbers / N };
+};
+
+function storedBytes(spec: TensorSpec, dtype: Format): number {
+  const { N, K } = shapeOf(spec);
+  return spec.role === "rows" ? N * K * 4 : packedBytes(dtype, N, K);
+}
+
+/** Memory that a model's weights take, in bytes; loading takes two chunks more. */
+export function packedWeightBytes(config: Kosmos2Config, dtype: Format): number {
+  return modelTensors(config)
+    .filter(({ name }) => !(config.tieWordEmbeddings && name === "text_model.lm_head.weight"))
+    .reduce((sum, spec) => sum + footprint(storedBytes(spec, dtype)), 0);
+}
+
+/** A tensor on its way: where its rows come from and where they go. */
+interface Target {
+  readonly tensor: FoundTensor;
+  readonly address: number;
+  readonly format: Format | "rows";
+  readonly N: number;
+  readonly K: number;
+  /** Bytes of one row in the file. */
+  readonly rowBytes: number;
+}
+
+/** Rows row … row + rows − 1 of a tensor; `row` is the first of a panel. */
+interface Piece {
+  readonly target: Target;
+  readonly row: number;
+  readonly rows: number;
+  readonly start: number;
+}
+
+/** Bytes start … end − 1 of a file: one read, and the pieces in it. */
+interface Chunk {
+  readonly file: string;
+  readonly start: number;
+  end: number;
+  readonly pieces: Piece[];
+}
+
+/**
+ * Loads all weights of a model, matrices converted to `dtype`.
+ *
+ * When it rejects, whatever the reason, nothing stays allocated and nothing is being read any more.
+ *
+ * @throws {Kosmos2Error} codes `weights-incomplete`, `weights-shape`, `weights-dtype`; `weights-not-finite` for a NaN or infinity;
+ *   `weights-overflow` for a number that f16 can't hold; `memory-exhausted`
+ */
+export async function loadWeights(
+  checkpoint: Checkpoint, config: Kosmos2Config, dtype: Format, backend: Device, options: WeightsOptions = {},
+): Promise<Weights> {
+  const { signal, onProgress, logger, chunkBytes = 2 ** 23 } = options;
+  signal?.throwIfAborted();
+  const { found, aliases } = findTensors(checkpoint, config, logger);
+  const allocated: number[] = [];
+  const alloc = (bytes: number): number => {
+    const address = backend.alloc(bytes);
+    allocated.push(address);
+    return address;
+  };
+  const free = (): void => {
+    for (const address of allocated.splice(0)) backend.free(address);
+  };
+
+  try {
+    const targets = new Map<string, Target>();
+    let bytes = 0;
+    for (const tensor of found) {
+      const size = storedBytes(tensor.spec, dtype), { N, K } = shapeOf(tensor.spec);
+      const address = alloc(size);
+      bytes += footprint(size);
+      const { start, end } = tensor.stored;
+      targets.set(tensor.spec.name, { tensor, address, format: tensor.spec.role === "rows" ? "rows" : dtype, N, K, rowBytes: (end - start) / N });
+    }
+    await fill(checkpoint, backend, plan([...targets.values()], chunkBytes), signal, onProgress);
+
+    const get = (name: string): Target => {
+      const target = targets.get(aliases.get(name) ?? name);
+      if (!target) throw new RangeError(`Cannot find weights "${name}": the model has no such tensor`);
+      return target;
+    };
+    return {
+      bytes, free,
+      matrix(name) {
+        const { address, format, N, K, tensor } = get(`${name}.weight`);
+        if (format === "rows") throw new RangeError(`Cannot take "${name}" as a matrix: it is a vector`);
+        const { bias } = tensor.spec;
+        return { address, format, outputs: N, inputs: K, bias: bias === undefined ? 0 : get(bias).address };
+      },
+      rows(name) {
+        const { address, format, N, K } = get(name);
+        if (format !== "rows") throw new RangeError(`Cannot take the rows of "${name}": it is a packed matrix`);
+        return { address, rows: N, columns: K };
+      },
+    };
+  } catch (error) {
+    free();
+    throw error;
+  }
+}
+
+/** Cuts tensors into pieces of whole panels, and gathers neighbours into chunks, in the order of the files. */
+function plan(targets: Target[], chunkBytes: number): Chunk[] {
+  const place = ({ tensor }: Target) => tensor.stored;
+  targets.sort((a, b) => (place(a).file < place(b).file ? -1 : place(a).file > place(b).file ? 1 : place(a).start - place(b).start));
+  const chunks: Chunk[] = [];
+  let chunk: Chunk | undefined;
+  for (const target of targets) {
+    const { file, start: first } = place(target), { N, rowBytes } = target;
+    for (let row = 0; row < N; ) {
+      const start = first + row * rowBytes;
+      if (!chunk || chunk.file !== file || start - chunk.end > mostGap) chunks.push(chunk = { file, start, end: start, pieces: [] });
+      const fitting = Math.floor((chunk.start + chunkBytes - start) / rowBytes);
+      let rows = N - row <= fitting ? N - row : fitting - (fitting % PANEL);
+      if (rows <= 0) {
+        if (chunk.pieces.length > 0) { // no room for a panel: begin a chunk with it
+          chunk = undefined;
+          continue;
+        }
+        rows = Math.min(PANEL, N - row);
+      }
+      chunk.pieces.push({ target, row, rows, start });
+      chunk.end = start + rows * rowBytes;
+      row += rows;
+    }
+  }
+  return chunks;
+}
+
+/** Reads chunk after chunk and has each packed while the next is read. */
+async function fill(
+  checkpoint: Checkpoint, backend: Device, chunks: readonly Chunk[], signal: AbortSignal | undefined, onProgress: WeightsOptions["onProgress"],
+): Promise<void> {
+  const total = chunks.reduce((sum, { start, end }) => sum + end - start, 0);
+  const room = Math.max(...chunks.map(({ start, end }) => end - start)) + 8;
+  const staging: number[] = [];
+  let packing: Promise<void> = Promise.resolve();
+  try {
+    for (let i = 0; i < Math.min(2, chunks.length); i++) staging.push(backend.alloc(room));
+    const views = staging.map((address) => backend.view(address, room)); // after the last alloc, which may move views
+    const hosts = views.map((view) => view ?? new Uint8Array(room));
+    let loaded = 0;
+    onProgress?.({ loaded, total, file: chunks[0].file });
+    for (const [i, chunk] of chunks.entries()) {
+      const turn = i % 2, align = chunk.start % 8; // aligned in the file: aligned in memory
+      const bytes = hosts[turn].subarray(align, align + chunk.end - chunk.start);
+      await checkpoint.read(chunk.file, bytes, chunk.start, signal);
+      for (const piece of chunk.pieces) check(checkpoint, piece, bytes.subarray(piece.start - chunk.start));
+      await packing;
+      if (!views[turn]) backend.write(staging[turn] + align, bytes);
+      packing = backend.run(records(chunk, staging[turn] + align), chunk.pieces.length, signal);
+      packing.catch(() => {}); // it is awaited below, after the read that goes on meanwhile
+      loaded += bytes.length;
+      onProgress?.({ loaded, total, file: chunk.file });
+    }
+    await packing;
+  } finally {
+    await packing.catch(() => {}); // it reads the staging
+    for (const address of staging) backend.free(address);
+  }
+}
+
+/** What packs a chunk whose first byte is at `address`. */
+function records({ pieces, start }: Chunk, address: number): Uint8Array {
+  const list = new Uint8Array(pieces.length * RECORD_BYTES), view = new DataView(list.buffer);
+  pieces.forEach(({ target, row, rows, start: from }, i) => {
+    const { format, K, tensor } = target;
+    const offset = format === "rows" ? row * K * 4 : (row / PANEL) * panelBytes(format, K);
+    writeRecord(view, i, "pack", {
+      dst: target.address + offset, format: formats[format], src: address + from - start, type: types[tensor.stored.dtype], N: rows, K,
+    });
+  });
+  return list;
+}
+
+/** Bits of the largest numbers, without sign: the largest finite one of each type, and the largest that rounds to a finite f16. */
+const finite = { F32: 0x7f7fffff, F16: 0x7bff, BF16: 0x7f7f } as const;
+const fitsF16 = { F32: 0x477fefff, F16: 0x7bff, BF16: 0x477f } as const;
+
+/** @throws when a number is not finite, or too large for the format that it will have */
+function check(checkpoint: Checkpoint, { target, row, rows }: Piece, bytes: Uint8Array): void {
+  const { tensor: { spec, stored }, format, K } = target, { dtype } = stored;
+  const limit = format === "f16" ? fitsF16[dtype] : finite[dtype];
+  const at = firstAbove(bytes.subarray(0, rows * target.rowBytes), dtype === "F32" ? 4 : 2, limit);
+  if (at < 0) return;
+
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const value = dtype === "F32" ? view.getFloat32(at * 4, true) : (dtype === "F16" ? fromF16 : fromBF16)(view.getUint16(at * 2, true));
+  const where = `Cannot load "${checkpoint.place(stored.file)}": tensor "${spec.name}" holds ${value} at [${row + Math.floor(at / K)}, ${at % K}]`;
+  const details = { tensor: spec.name, file: stored.file, found: value };
+  if (!Number.isFinite(value)) throw new Kosmos2Error("weights-not-finite", "integrity", `${where}; wanted finite numbers: the checkpoint is damaged`, details);
+  throw new Kosmos2Error("weights-overflow", "load", `${where}; f16 holds at most 65504: load with dtype "i8" or "f32"`, { ...details, wanted: 65504 });
+}
+
+/** Index of the first number whose bits without the sign are above `limit`, or −1. One pass over all weights: kept bare. */
+function firstAbove(bytes: Uint8Array, size: 2 | 4, limit: number): number {
+  if (bytes.byteOffset % size !== 0) bytes = bytes.slice();
+  const count = bytes.length / size;
+  if (size === 4) {
+    const words = new Int32Array(bytes.buffer, bytes.byteOffset, count);
+    for (let i = 0; i < count; i++) if ((words[i] & 0x7fffffff) > limit) return i;
+  } else {
+    const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, count);
+    for (let i = 0; i < count; i++) if ((halves[i] & 0x7fff) > limit) return i;
+  }
+  return -1;
+}
