@@ -1,2 +1,2 @@
-/** What the host calls. */
-export const version: i32 = 1;
+/** What the host calls. Kernels are reached through `run` alone. */
+export { run, waitForJob } from "./run";

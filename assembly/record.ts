@@ -2,7 +2,7 @@
  * How an operation is written down: 24 words, the first of which says which operation it is. One class a layout; the host
  * writes the same words in the same order (src/graph/record.ts; test/graph/record.test.ts compares the two).
  *
- * Addresses and sizes are 32 bits wide. `ldx` is the distance between two rows of x, in elements. An address of 0 means "none".
+ * Addresses (usize) and sizes are 32 bits wide. `ldx` is the distance between two rows of x, in elements. An address of 0 means "none".
  * M rows, K inputs, N outputs, D width, T rows now, S rows seen, d head width (`headWidth`).
  */
 
@@ -50,36 +50,36 @@ export namespace Type {
 
 /** dst[M, N] = act(x · wᵀ + bias) + residual. For int8: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉]. */
 @unmanaged export class Matmul extends Record {
-  dst: u32; ldd: i32; x: u32; ldx: i32; w: u32; bias: u32; residual: u32; ldr: i32;
-  M: i32; K: i32; N: i32; activation: i32; scales: u32;
+  dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;
+  M: i32; K: i32; N: i32; activation: i32; scales: usize;
 }
 
 /** dst: int16 [M, ldd], scales: f32 [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0. */
-@unmanaged export class Quantize extends Record { dst: u32; ldd: i32; x: u32; ldx: i32; M: i32; K: i32; scales: u32; }
+@unmanaged export class Quantize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; K: i32; scales: usize; }
 
 /** f32 rows to dst (unless 0), int16 rows and scales to quantized (unless 0), as quantize would make them. */
 @unmanaged export class Layernorm extends Record {
-  dst: u32; ldd: i32; x: u32; ldx: i32; gamma: u32; beta: u32; M: i32; D: i32; eps: f32; quantized: u32; ldq: i32; scales: u32;
+  dst: usize; ldd: i32; x: usize; ldx: i32; gamma: usize; beta: usize; M: i32; D: i32; eps: f32; quantized: usize; ldq: i32; scales: usize;
 }
 
-@unmanaged export class L2normalize extends Record { dst: u32; ldd: i32; x: u32; ldx: i32; M: i32; D: i32; }
+@unmanaged export class L2normalize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; D: i32; }
 
 /** ids: i32 [M], below 0: row −1 − id of images. positions: u32 [M], the address of each row's sinusoid. table: packed as a weight [vocab, D]. */
 @unmanaged export class Embed extends Record {
-  dst: u32; ldd: i32; ids: u32; table: u32; format: u32; images: u32; ldi: i32; positions: u32; M: i32; D: i32; scale: f32;
+  dst: usize; ldd: i32; ids: usize; table: usize; format: u32; images: usize; ldi: i32; positions: usize; M: i32; D: i32; scale: f32;
 }
 
 /** dst: [(height / patch) · (width / patch), channels · patch²]. */
-@unmanaged export class Patches extends Record { dst: u32; ldd: i32; pixels: u32; channels: i32; height: i32; width: i32; patch: i32; }
+@unmanaged export class Patches extends Record { dst: usize; ldd: i32; pixels: usize; channels: i32; height: i32; width: i32; patch: i32; }
 
 /** dst = x, or x + y. */
-@unmanaged export class Copy extends Record { dst: u32; ldd: i32; x: u32; ldx: i32; y: u32; ldy: i32; M: i32; D: i32; }
+@unmanaged export class Copy extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; y: usize; ldy: i32; M: i32; D: i32; }
 
 /**
  * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset.
  * Keys lie in panels of 8 rows, [BLOCK / 8][D][8]; values lie row by row, [BLOCK][D].
  */
-@unmanaged export class Store extends Record { x: u32; ldx: i32; table: u32; offset: u32; position: i32; M: i32; D: i32; }
+@unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; }
 
 /**
  * dst[T, heads · d] = softmax(q kᵀ · scale) v. Row i sees the rows 0 … past + i when causal, else all S.
@@ -87,15 +87,15 @@ export namespace Type {
  * scratch: threads · scratchBytes bytes.
  */
 @unmanaged export class Attention extends Record {
-  dst: u32; ldd: i32; q: u32; ldq: i32; keyTable: u32; keyOffset: u32; valueTable: u32; valueOffset: u32; ldv: i32;
-  T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: u32; scratch: u32; scratchBytes: i32; D: i32;
+  dst: usize; ldd: i32; q: usize; ldq: i32; keyTable: usize; keyOffset: usize; valueTable: usize; valueOffset: usize; ldv: i32;
+  T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: usize; scratch: usize; scratchBytes: i32; D: i32;
 }
 
 /** dst: { id: u32, best: f32, second: f32 } over x[N] without the banned ids. banned: { id: u32, kept: f32 } [bans]. The lowest id wins a tie. */
-@unmanaged export class Argmax extends Record { dst: u32; x: u32; N: i32; banned: u32; bans: i32; }
+@unmanaged export class Argmax extends Record { dst: usize; x: usize; N: i32; banned: usize; bans: i32; }
 
 /**
  * Rows of a checkpoint's matrix [N, K], of Type `type` at `src` (any alignment), packed to `format` at dst, which is where the panel
  * of the first of them begins. Format.rows: N rows of K f32.
  */
-@unmanaged export class Pack extends Record { dst: u32; format: u32; src: u32; type: u32; N: i32; K: i32; }
+@unmanaged export class Pack extends Record { dst: usize; format: u32; src: usize; type: u32; N: i32; K: i32; }

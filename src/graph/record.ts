@@ -23,7 +23,7 @@ export const formats = { f32: 0, f16: 1, i8: 2, rows: 3 } as const;
 /** Types of a checkpoint's numbers. */
 export const types = { F32: 0, F16: 1, BF16: 2 } as const;
 
-/** A word of a record. `address?` may be left out: 0, "none". Words after `kind` lie in the order written here. */
+/** A word of a record; an address is a u32, and `address?` may be left out: 0, "none". Words after `kind` lie in the order written here. */
 type Word = "address" | "address?" | "i32" | "u32" | "f32";
 type Layout = Readonly<Record<string, Word>>;
 
@@ -32,7 +32,7 @@ const Matmul = {
   M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?",
 } as const satisfies Layout;
 const Store = {
-  x: "address", ldx: "i32", table: "address", offset: "u32", position: "i32", M: "i32", D: "i32",
+  x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32",
 } as const satisfies Layout;
 
 /** The words of each kernel's record; their order is their place. */
@@ -55,8 +55,8 @@ export const layouts = {
   store_keys: Store,
   store_values: Store,
   attention: {
-    dst: "address", ldd: "i32", q: "address", ldq: "i32", keyTable: "address", keyOffset: "u32", valueTable: "address",
-    valueOffset: "u32", ldv: "i32", T: "i32", S: "i32", heads: "i32", headWidth: "i32", causal: "i32", scale: "f32",
+    dst: "address", ldd: "i32", q: "address", ldq: "i32", keyTable: "address", keyOffset: "address", valueTable: "address",
+    valueOffset: "address", ldv: "i32", T: "i32", S: "i32", heads: "i32", headWidth: "i32", causal: "i32", scale: "f32",
     weights: "address?", scratch: "address", scratchBytes: "i32", D: "i32",
   },
   argmax: { dst: "address", x: "address", N: "i32", banned: "address?", bans: "i32" },

@@ -43,8 +43,8 @@ export function pack(format: Format, w: Float32Array, N: number, K: number): Uin
   if (format === "i8") packI8(view, w, N, K);
   else {
     each(N, K, (n, k, place) => {
-      if (format === "f32") view.setFloat32(place * 4, w[n * K + k]!, true);
-      else view.setUint16(place * 2, toF16(w[n * K + k]!), true);
+      if (format === "f32") view.setFloat32(place * 4, w[n * K + k], true);
+      else view.setUint16(place * 2, toF16(w[n * K + k]), true);
     });
   }
   return bytes;
@@ -91,7 +91,7 @@ function packI8(view: DataView, w: Float32Array, N: number, K: number): void {
   groups(N, K, (n, from, to, scaleAt, at) => {
     const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), 127);
     view.setFloat32(scaleAt, scale, true);
-    for (let k = from; k < to; k++) view.setInt8(at(k), roundEven(Math.fround(w[n * K + k]! * inverse)));
+    for (let k = from; k < to; k++) view.setInt8(at(k), roundEven(Math.fround(w[n * K + k] * inverse)));
   });
 }
 
@@ -116,7 +116,7 @@ export function quantize(x: Float32Array, M: number, K: number, ldq: number): { 
       const from = g * GROUP, to = Math.min(from + GROUP, K);
       const { scale, inverse } = scaleOf(x.subarray(m * K + from, m * K + to), 32767);
       scales[m * perRow + g] = scale;
-      for (let k = from; k < to; k++) rows[m * ldq + k] = roundEven(Math.fround(x[m * K + k]! * inverse));
+      for (let k = from; k < to; k++) rows[m * ldq + k] = roundEven(Math.fround(x[m * K + k] * inverse));
     }
   }
   return { rows, scales };
@@ -135,12 +135,12 @@ const bits = new Uint32Array(float.buffer);
 /** The IEEE half nearest to x, halves to even. */
 export function toF16(x: number): number {
   float[0] = x;
-  const sign = (bits[0]! >>> 16) & 0x8000, size = bits[0]! & 0x7fffffff;
+  const sign = (bits[0] >>> 16) & 0x8000, size = bits[0] & 0x7fffffff;
   if (size >= 0x47800000) return sign | (size > 0x7f800000 ? 0x7e00 : 0x7c00); // 65536 and more
   if (size < 0x38800000) { // below the smallest normal half: 0.5 has the spacing of subnormal halves, so adding it rounds to them
     float[0] = Math.abs(x);
     float[0] += 0.5;
-    return sign | (bits[0]! - 0x3f000000);
+    return sign | (bits[0] - 0x3f000000);
   }
   return sign | ((size - (112 << 23) + 0xfff + ((size >>> 13) & 1)) >>> 13);
 }
@@ -155,5 +155,5 @@ export function fromF16(half: number): number {
 /** What the bits of a bfloat16 are worth. */
 export function fromBF16(half: number): number {
   bits[0] = half << 16;
-  return float[0]!;
+  return float[0];
 }

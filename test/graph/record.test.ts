@@ -34,7 +34,7 @@ const classOf = (kind: Kind) => {
 
 for (const kind of Object.keys(kinds) as Kind[]) {
   test(`the record of ${kind} has the words of its class in assembly/record.ts, in their order`, () => {
-    const here = Object.entries(layouts[kind]).map(([name, word]) => [name, word.startsWith("address") ? "u32" : word]);
+    const here = Object.entries(layouts[kind]).map(([name, word]) => [name, word.startsWith("address") ? "usize" : word]);
     assert.deepEqual(here, fields(classOf(kind)));
     assert.ok((here.length + 1) * 4 <= RECORD_BYTES);
   });

@@ -1,0 +1,45 @@
+/**
+ * dst[M, D] = scale · row + sinusoid: row ids[m] of the table, or row −1 − ids[m] of the images. Threads share rows.
+ * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
+ */
+import { Embed, Format, GROUP } from "./record";
+import { share } from "./share";
+import { half } from "./half";
+
+export function embed(op: Embed, t: i32, n: i32): void {
+  const to = share(op.M, t + 1, n);
+  for (let m = share(op.M, t, n); m < to; m++) {
+    const id = load<i32>(op.ids + (<usize>m << 2));
+    const dst = op.dst + (<usize>m * op.ldd << 2), sinusoid = <usize>load<u32>(op.positions + (<usize>m << 2));
+    if (id < 0) fromRow(op, dst, op.images + (<usize>(-1 - id) * op.ldi << 2), 4, sinusoid);
+    else if (op.format == Format.f32) fromRow(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 5) + (<usize>(id & 7) << 2), 32, sinusoid);
+    else if (op.format == Format.f16) fromHalves(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 4) + (<usize>(id & 7) << 1), sinusoid);
+    else fromInt8(op, dst, id, sinusoid);
+  }
+}
+
+function put(op: Embed, dst: usize, k: i32, value: f32, sinusoid: usize): void {
+  const at = <usize>k << 2;
+  store<f32>(dst + at, op.scale * value + load<f32>(sinusoid + at));
+}
+
+function fromRow(op: Embed, dst: usize, x: usize, step: usize, sinusoid: usize): void {
+  for (let k = 0; k < op.D; k++, x += step) put(op, dst, k, load<f32>(x), sinusoid);
+}
+
+function fromHalves(op: Embed, dst: usize, x: usize, sinusoid: usize): void {
+  for (let k = 0; k < op.D; k++, x += 16) put(op, dst, k, half(load<u16>(x)), sinusoid);
+}
+
+function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
+  const lane = <usize>(id & 7), rest = op.D % GROUP;
+  const panelBytes = <usize>(op.D / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 1) >> 1) * 16 : 0);
+  let group = op.table + <usize>(id >> 3) * panelBytes;
+  for (let from = 0; from < op.D; from += GROUP, group += 32 + GROUP * 8) {
+    const scale = load<f32>(group + (lane << 2)), to = min(from + GROUP, op.D);
+    for (let k = from; k < to; k++) {
+      const at = <usize>(((k - from) >> 1) * 16 + ((k - from) & 1)) + (lane << 1);
+      put(op, dst, k, scale * <f32>load<i8>(group + at, 32), sinusoid);
+    }
+  }
+}

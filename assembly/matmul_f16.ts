@@ -1,0 +1,100 @@
+/**
+ * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in IEEE halves, finite. Threads share panels.
+ *
+ * As matmul_f32 with panels [⌈N / 8⌉][K][8] of halves. A half becomes f32 in four instructions: sign-extend, shift its exponent
+ * to where f32 has it, drop the copies of the sign, and multiply by 2¹¹² for the other bias (subnormals come out right too).
+ *
+ *                 n0 n1 n2 n3   n4 n5 n6 n7
+ *               ┌─────────────┬─────────────┐  w: 2 vectors a step of k, mask and 2¹¹² beside them
+ *     x[m,k] ─► │     a0      │     b0      │  x: 1 splat
+ *   x[m+1,k] ─► │     a1      │     b1      │  a, b: 8 sums; 13 of x86's 16 registers
+ *   x[m+2,k] ─► │     a2      │     b2      │
+ *   x[m+3,k] ─► │     a3      │     b3      │
+ *               └─────────────┴─────────────┘
+ */
+import { put } from "./epilogue";
+import { rowsOfPass } from "./matmul_f32";
+import { Matmul } from "./record";
+import { share } from "./share";
+import { fma } from "./simd";
+
+export function matmul_f16(op: Matmul, t: i32, n: i32): void {
+  const panels = (op.N + 7) >> 3, panelBytes = <usize>op.K << 4;
+  const from = share(panels, t, n), to = share(panels, t + 1, n);
+  const rows = rowsOfPass(op.K << 2);
+  for (let m0 = 0; m0 < op.M; m0 += rows) {
+    const m1 = min(m0 + rows, op.M);
+    let p = from;
+    if (m1 - m0 == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, m0, p << 3, op.w + <usize>p * panelBytes);
+    for (; p < to; p++) {
+      const w = op.w + <usize>p * panelBytes;
+      let m = m0;
+      for (; m + 4 <= m1; m += 4) tile_4x8(op, m, p << 3, w);
+      for (; m < m1; m++) tile_1x8(op, m, p << 3, w);
+    }
+  }
+}
+
+// Half of each constant times `kind`, which is 2 here: V8 would build a constant anew at every use in a loop.
+// @ts-ignore: decorator
+@inline function maskOf(op: Matmul): v128 {
+  return i32x4.splat(0x47fff000 * op.kind);
+}
+
+/** 2¹¹². */
+// @ts-ignore: decorator
+@inline function biasOf(op: Matmul): v128 {
+  return i32x4.splat(0x3bc00000 * op.kind);
+}
+
+// @ts-ignore: decorator
+@inline function four(bits: v128, mask: v128, bias: v128): v128 {
+  return f32x4.mul(v128.and(i32x4.shl(bits, 13), mask), bias);
+}
+
+function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  const step = <usize>op.ldx << 2, mask = maskOf(op), bias = biasOf(op);
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (let end = x0 + (<usize>op.K << 2); x0 < end; ) {
+    const wa = four(v128.load16x4_s(w), mask, bias), wb = four(v128.load16x4_s(w, 8), mask, bias);
+    let s = v128.load32_splat(x0);
+    a0 = fma(s, wa, a0); b0 = fma(s, wb, b0);
+    s = v128.load32_splat(x1);
+    a1 = fma(s, wa, a1); b1 = fma(s, wb, b1);
+    s = v128.load32_splat(x2);
+    a2 = fma(s, wa, a2); b2 = fma(s, wb, b2);
+    s = v128.load32_splat(x3);
+    a3 = fma(s, wa, a3); b3 = fma(s, wb, b3);
+    x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 16;
+  }
+  put(op, m, j, a0, b0);
+  put(op, m + 1, j, a1, b1);
+  put(op, m + 2, j, a2, b2);
+  put(op, m + 3, j, a3, b3);
+}
+
+function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  const mask = maskOf(op), bias = biasOf(op);
+  let x = op.x + (<usize>m * op.ldx << 2);
+  let a = f32x4.splat(0), b = a;
+  for (let end = x + (<usize>op.K << 2); x < end; x += 4, w += 16) {
+    const s = v128.load32_splat(x);
+    a = fma(s, four(v128.load16x4_s(w), mask, bias), a); b = fma(s, four(v128.load16x4_s(w, 8), mask, bias), b);
+  }
+  put(op, m, j, a, b);
+}
+
+/** One row, two panels at once: enough sums under way to hide an addition's latency. */
+function tile_1x16(op: Matmul, m: i32, j: i32, w0: usize): void {
+  const mask = maskOf(op), bias = biasOf(op);
+  let x = op.x + (<usize>m * op.ldx << 2), w1 = w0 + (<usize>op.K << 4);
+  let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0;
+  for (let end = x + (<usize>op.K << 2); x < end; x += 4, w0 += 16, w1 += 16) {
+    const s = v128.load32_splat(x);
+    a0 = fma(s, four(v128.load16x4_s(w0), mask, bias), a0); b0 = fma(s, four(v128.load16x4_s(w0, 8), mask, bias), b0);
+    a1 = fma(s, four(v128.load16x4_s(w1), mask, bias), a1); b1 = fma(s, four(v128.load16x4_s(w1, 8), mask, bias), b1);
+  }
+  put(op, m, j, a0, b0);
+  put(op, m, j + 8, a1, b1);
+}

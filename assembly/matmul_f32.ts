@@ -1,0 +1,96 @@
+/**
+ * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in f32. Threads share panels.
+ *
+ * w is packed in panels of 8 outputs, [⌈N / 8⌉][K][8]: one k of a panel is two vectors.
+ *
+ *                 n0 n1 n2 n3   n4 n5 n6 n7
+ *               ┌─────────────┬─────────────┐  w: 2 vectors a step of k
+ *     x[m,k] ─► │     a0      │     b0      │  x: 1 splat
+ *   x[m+1,k] ─► │     a1      │     b1      │  a, b: 8 sums; 11 of x86's 16 registers
+ *   x[m+2,k] ─► │     a2      │     b2      │
+ *   x[m+3,k] ─► │     a3      │     b3      │  8 products from 6 loads
+ *               └─────────────┴─────────────┘
+ *
+ * Every output is one chain of sums over k = 0, 1, 2, …, whatever the tile: a row's bits do not depend on M, n or its neighbours.
+ */
+import { put } from "./epilogue";
+import { Matmul } from "./record";
+import { share } from "./share";
+import { fma } from "./simd";
+
+/** Bytes of x that a pass over the panels goes through: they stay in the second-level cache. */
+const BLOCK_BYTES: i32 = 1 << 20;
+
+/** Rows of a pass, a multiple of 4; few rows would mean reading w from memory too often. */
+export function rowsOfPass(rowBytes: i32): i32 {
+  return max(BLOCK_BYTES / max(rowBytes, 1), 16) & ~3;
+}
+
+export function matmul_f32(op: Matmul, t: i32, n: i32): void {
+  const panels = (op.N + 7) >> 3, panelBytes = <usize>op.K << 5;
+  const from = share(panels, t, n), to = share(panels, t + 1, n);
+  const rows = rowsOfPass(op.K << 2);
+  for (let m0 = 0; m0 < op.M; m0 += rows) {
+    const m1 = min(m0 + rows, op.M);
+    let p = from;
+    if (m1 - m0 == 1) for (; p + 4 <= to; p += 4) tile_1x32(op, m0, p << 3, op.w + <usize>p * panelBytes);
+    for (; p < to; p++) {
+      const w = op.w + <usize>p * panelBytes;
+      let m = m0;
+      for (; m + 4 <= m1; m += 4) tile_4x8(op, m, p << 3, w);
+      for (; m < m1; m++) tile_1x8(op, m, p << 3, w);
+    }
+  }
+}
+
+function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  const step = <usize>op.ldx << 2;
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (let end = x0 + (<usize>op.K << 2); x0 < end; ) {
+    const wa = v128.load(w), wb = v128.load(w, 16);
+    let s = v128.load32_splat(x0);
+    a0 = fma(s, wa, a0); b0 = fma(s, wb, b0);
+    s = v128.load32_splat(x1);
+    a1 = fma(s, wa, a1); b1 = fma(s, wb, b1);
+    s = v128.load32_splat(x2);
+    a2 = fma(s, wa, a2); b2 = fma(s, wb, b2);
+    s = v128.load32_splat(x3);
+    a3 = fma(s, wa, a3); b3 = fma(s, wb, b3);
+    x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 32;
+  }
+  put(op, m, j, a0, b0);
+  put(op, m + 1, j, a1, b1);
+  put(op, m + 2, j, a2, b2);
+  put(op, m + 3, j, a3, b3);
+}
+
+function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  let x = op.x + (<usize>m * op.ldx << 2);
+  let a = f32x4.splat(0), b = a;
+  for (let end = x + (<usize>op.K << 2); x < end; x += 4, w += 32) {
+    const s = v128.load32_splat(x);
+    a = fma(s, v128.load(w), a); b = fma(s, v128.load(w, 16), b);
+  }
+  put(op, m, j, a, b);
+}
+
+/** One row, four panels at once: enough sums under way to hide an addition's latency, and four streams from memory. */
+function tile_1x32(op: Matmul, m: i32, j: i32, w0: usize): void {
+  const panelBytes = <usize>op.K << 5;
+  let x = op.x + (<usize>m * op.ldx << 2);
+  let w1 = w0 + panelBytes, w2 = w1 + panelBytes, w3 = w2 + panelBytes;
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (let end = x + (<usize>op.K << 2); x < end; x += 4) {
+    const s = v128.load32_splat(x);
+    a0 = fma(s, v128.load(w0), a0); b0 = fma(s, v128.load(w0, 16), b0);
+    a1 = fma(s, v128.load(w1), a1); b1 = fma(s, v128.load(w1, 16), b1);
+    a2 = fma(s, v128.load(w2), a2); b2 = fma(s, v128.load(w2, 16), b2);
+    a3 = fma(s, v128.load(w3), a3); b3 = fma(s, v128.load(w3, 16), b3);
+    w0 += 32; w1 += 32; w2 += 32; w3 += 32;
+  }
+  put(op, m, j, a0, b0);
+  put(op, m, j + 8, a1, b1);
+  put(op, m, j + 16, a2, b2);
+  put(op, m, j + 24, a3, b3);
+}

@@ -1,0 +1,95 @@
+/**
+ * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in int8, x in int16 (quantize), each with a scale per GROUP inputs.
+ * Threads share panels.
+ *
+ * A panel of 8 outputs: for each group 8 f32 scales, then ⌈inputs / 2⌉ steps of [8 outputs][2 inputs]. One step:
+ *
+ *                        n0 n1 n2 n3   n4 n5 n6 n7
+ *                      ┌─────────────┬─────────────┐  w: 16 bytes, widened to 2 vectors of 8 int16
+ *     x[m, k:k+2]   ─► │     a0      │     b0      │  x: 1 splat of a pair
+ *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32
+ *     x[m+2, k:k+2] ─► │     a2      │     b2      │
+ *     x[m+3, k:k+2] ─► │     a3      │     b3      │  16 · 4 products from 6 loads
+ *                      └─────────────┴─────────────┘
+ *
+ * A group's sum is exact: 127 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with
+ * two roundings in every build: the same bits for any tile, M, n and machine.
+ */
+import { put } from "./epilogue";
+import { rowsOfPass } from "./matmul_f32";
+import { panelBytes } from "./pack";
+import { Format, GROUP, Matmul } from "./record";
+import { share } from "./share";
+import { mulAdd } from "./simd";
+
+export function matmul_i8(op: Matmul, t: i32, n: i32): void {
+  const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i8, op.K);
+  const from = share(panels, t, n), to = share(panels, t + 1, n);
+  const rows = rowsOfPass(op.K << 1);
+  for (let m0 = 0; m0 < op.M; m0 += rows) {
+    const m1 = min(m0 + rows, op.M);
+    for (let p = from; p < to; p++) {
+      const w = op.w + <usize>p * bytes;
+      let m = m0;
+      for (; m + 4 <= m1; m += 4) tile_4x8(op, m, p << 3, w);
+      for (; m < m1; m++) tile_1x8(op, m, p << 3, w);
+    }
+  }
+}
+
+/** sum · (scale of w · scale of x) + total, for four outputs of a row. */
+// @ts-ignore: decorator
+@inline function scaled(total: v128, sum: v128, wScale: v128, xScale: usize): v128 {
+  return mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, v128.load32_splat(xScale)), total);
+}
+
+function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2;
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
+  let s0 = op.scales + <usize>m * scaleStep, s1 = s0 + scaleStep, s2 = s1 + scaleStep, s3 = s2 + scaleStep;
+  let A0 = f32x4.splat(0), A1 = A0, A2 = A0, A3 = A0, B0 = A0, B1 = A0, B2 = A0, B3 = A0;
+  for (let left = op.K; left > 0; left -= GROUP) {
+    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
+    w += 32;
+    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+    const end = x0 + (<usize>min(left, GROUP) << 1);
+    do {
+      const p0 = v128.load32_splat(x0), p1 = v128.load32_splat(x1), p2 = v128.load32_splat(x2), p3 = v128.load32_splat(x3);
+      let v = v128.load8x8_s(w);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p0, v)); a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p1, v));
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(p2, v)); a3 = i32x4.add(a3, i32x4.dot_i16x8_s(p3, v));
+      v = v128.load8x8_s(w, 8);
+      b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p0, v)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p1, v));
+      b2 = i32x4.add(b2, i32x4.dot_i16x8_s(p2, v)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(p3, v));
+      x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 16;
+    } while (x0 < end);
+    A0 = scaled(A0, a0, wScaleA, s0); B0 = scaled(B0, b0, wScaleB, s0);
+    A1 = scaled(A1, a1, wScaleA, s1); B1 = scaled(B1, b1, wScaleB, s1);
+    A2 = scaled(A2, a2, wScaleA, s2); B2 = scaled(B2, b2, wScaleB, s2);
+    A3 = scaled(A3, a3, wScaleA, s3); B3 = scaled(B3, b3, wScaleB, s3);
+    s0 += 4; s1 += 4; s2 += 4; s3 += 4;
+  }
+  put(op, m, j, A0, B0);
+  put(op, m + 1, j, A1, B1);
+  put(op, m + 2, j, A2, B2);
+  put(op, m + 3, j, A3, B3);
+}
+
+function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  let x = op.x + (<usize>m * op.ldx << 1), s = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 2);
+  let A = f32x4.splat(0), B = A;
+  for (let left = op.K; left > 0; left -= GROUP, s += 4) {
+    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
+    w += 32;
+    let a = i32x4.splat(0), b = a;
+    const end = x + (<usize>min(left, GROUP) << 1);
+    do {
+      const p = v128.load32_splat(x);
+      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w)));
+      b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 8)));
+      x += 4; w += 16;
+    } while (x < end);
+    A = scaled(A, a, wScaleA, s); B = scaled(B, b, wScaleB, s);
+  }
+  put(op, m, j, A, B);
+}

@@ -1,0 +1,58 @@
+/**
+ * dst[M, K] in int16 and scales[M, ⌈K / GROUP⌉] with x ≈ scale · dst: the largest number of a group becomes ±32767.
+ * Columns K … ldd − 1 become 0 (ldd ≥ K rounded up to 8). Threads share groups, so that one row is work for all.
+ */
+import { GROUP, Quantize } from "./record";
+import { share } from "./share";
+import { largest, loadPart } from "./simd";
+
+export function quantize(op: Quantize, t: i32, n: i32): void {
+  const groups = (op.K + GROUP - 1) / GROUP;
+  const to = share(op.M * groups, t + 1, n);
+  for (let i = share(op.M * groups, t, n); i < to; i++) {
+    const m = i / groups, g = i % groups, from = g * GROUP, count = min(GROUP, op.K - from);
+    const x = op.x + ((<usize>m * op.ldx + from) << 2), dst = op.dst + ((<usize>m * op.ldd + from) << 1);
+    let size = f32x4.splat(0);
+    for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
+    const top = largest(size), inverse = inverseOf(top);
+    store<f32>(op.scales + (<usize>i << 2), scaleOf(top));
+    for (let k = 0; k < count; k += 4) store4(dst + (<usize>k << 1), four(x, k, count), inverse);
+    if (g == groups - 1) clear(dst, count, op.ldd - from);
+  }
+}
+
+/** Columns k … k + 3, zeros past the end. */
+// @ts-ignore: decorator
+@inline function four(x: usize, k: i32, count: i32): v128 {
+  const p = x + (<usize>k << 2);
+  return k + 4 <= count ? v128.load(p) : loadPart(p, count - k);
+}
+
+/** Below 2⁻¹⁰⁰ a group counts as zeros: its inverse would not be finite. */
+const NOTHING: f32 = 7.888609052210118e-31;
+
+export function scaleOf(top: f32): f32 {
+  return top < NOTHING ? 0 : top / 32767;
+}
+
+export function inverseOf(top: f32): f32 {
+  return top < NOTHING ? 0 : 32767 / top;
+}
+
+/** Four numbers to the nearest of int32, halves to even: adding 1.5 · 2²³ leaves it in the low bits. For |v| < 2²². */
+// @ts-ignore: decorator
+@inline export function nearest(v: v128): v128 {
+  return i32x4.sub(f32x4.add(v, f32x4.splat(12582912)), i32x4.splat(0x4b400000));
+}
+
+/** Four columns as int16. A last part writes zeros into the padding. */
+export function store4(dst: usize, v: v128, inverse: f32): void {
+  const whole = nearest(f32x4.mul(v, f32x4.splat(inverse)));
+  v128.store64_lane(dst, i16x8.narrow_i32x4_s(whole, whole), 0);
+}
+
+/** Zeros from the first column that store4 did not write to column `end`. */
+export function clear(dst: usize, count: i32, end: i32): void {
+  const from = (count + 3) & ~3;
+  if (from < end) memory.fill(dst + (<usize>from << 1), 0, <usize>(end - from) << 1);
+}

@@ -1,0 +1,112 @@
+/**
+ * What several kernels need of vectors: choices by feature, parts of a vector, functions of four numbers.
+ *
+ * All but `fma` gives the same bits in every build and on every machine. No literal tables, no Mathf: a module must have no data.
+ */
+
+/** a · b + c, in one rounding where relaxed SIMD is on: only for the sums of matmul_f32 and matmul_f16. */
+// @ts-ignore: decorator
+@inline export function fma(a: v128, b: v128, c: v128): v128 {
+  if (ASC_FEATURE_RELAXED_SIMD) return f32x4.relaxed_madd(a, b, c);
+  else return f32x4.add(c, f32x4.mul(a, b));
+}
+
+/** a · b + c in two roundings. */
+// @ts-ignore: decorator
+@inline export function mulAdd(a: v128, b: v128, c: v128): v128 {
+  return f32x4.add(c, f32x4.mul(a, b));
+}
+
+/** The first `count` (1 … 3) numbers at p; the other lanes are 0. Reads no further. */
+export function loadPart(p: usize, count: i32): v128 {
+  if (count == 1) return v128.load32_zero(p);
+  const v = v128.load64_zero(p);
+  return count == 2 ? v : v128.load32_lane(p, v, 2, 8);
+}
+
+/** Writes the first `count` (1 … 3) lanes to p. */
+export function storePart(p: usize, v: v128, count: i32): void {
+  v128.store32_lane(p, v, 0);
+  if (count > 1) v128.store32_lane(p, v, 1, 4);
+  if (count > 2) v128.store32_lane(p, v, 2, 8);
+}
+
+/** All ones in the first `count` lanes. */
+export function firstLanes(count: i32): v128 {
+  return i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(count));
+}
+
+// @ts-ignore: decorator
+@inline export function sum(v: v128): f32 {
+  return (f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 2)) + (f32x4.extract_lane(v, 1) + f32x4.extract_lane(v, 3));
+}
+
+// @ts-ignore: decorator
+@inline export function largest(v: v128): f32 {
+  const half = f32x4.pmax(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
+  return f32x4.extract_lane(f32x4.pmax(half, v128.shuffle<i32>(half, half, 1, 0, 3, 2)), 0);
+}
+
+/**
+ * eˣ to 2 ulp; 0 below −87, where subnormal numbers would begin; above 88.37 as at 88.37 (2.4e38). NaN stays NaN.
+ *
+ * x = n ln 2 + r, |r| ≤ ln 2 / 2; eʳ ≈ 1 + r + r² P(r) with P of degree 4, fitted for the least largest error (3e-9) by
+ * reweighted least squares. Adding 1.5 · 2²³ rounds to n and leaves it in the low bits.
+ */
+export function exp(x: v128): v128 {
+  const magic = f32x4.splat(12582912);
+  const shifted = f32x4.add(f32x4.mul(f32x4.pmin(x, f32x4.splat(88.37)), f32x4.splat(1.4426950216)), magic);
+  const n = f32x4.sub(shifted, magic);
+  let r = f32x4.sub(f32x4.pmin(x, f32x4.splat(88.37)), f32x4.mul(n, f32x4.splat(0.693145751953125))); // 17 bits: the product is exact
+  r = f32x4.sub(r, f32x4.mul(n, f32x4.splat(1.428606765e-6)));
+  let p = f32x4.splat(0.00139506009872773);
+  p = mulAdd(p, r, f32x4.splat(0.008368953131139278));
+  p = mulAdd(p, r, f32x4.splat(0.04166620597243309));
+  p = mulAdd(p, r, f32x4.splat(0.166665181517601));
+  p = mulAdd(p, r, f32x4.splat(0.5));
+  p = f32x4.add(mulAdd(p, f32x4.mul(r, r), r), f32x4.splat(1));
+  p = i32x4.add(p, i32x4.shl(shifted, 23));
+  return v128.andnot(p, f32x4.lt(x, f32x4.splat(-87)));
+}
+
+/**
+ * The standard normal's upper tail Q(a) = erfc(a / √2) / 2 for a ≥ 0, to 2e-7 relative plus the rounding of a² / 2 in e^(−a²/2).
+ *
+ * Q(a) = e^(−a²/2) · t P(t), t = 1 / (1 + 0.3 a): the factor beside the exponential is smooth in t. P of degree 9 was fitted
+ * for the least largest relative error (3e-9 before rounding) on a ≤ 13.2, past which the exponential is 0.
+ */
+export function normalTail(a: v128): v128 {
+  const t = f32x4.div(f32x4.splat(1), mulAdd(a, f32x4.splat(0.3), f32x4.splat(1)));
+  let p = f32x4.splat(-0.020579006522893906);
+  p = mulAdd(p, t, f32x4.splat(0.1121852844953537));
+  p = mulAdd(p, t, f32x4.splat(-0.22760163247585297));
+  p = mulAdd(p, t, f32x4.splat(0.19093352556228638));
+  p = mulAdd(p, t, f32x4.splat(-0.07868314534425735));
+  p = mulAdd(p, t, f32x4.splat(0.09573986381292343));
+  p = mulAdd(p, t, f32x4.splat(0.0785413458943367));
+  p = mulAdd(p, t, f32x4.splat(0.11020112037658691));
+  p = mulAdd(p, t, f32x4.splat(0.11957617849111557));
+  p = mulAdd(p, t, f32x4.splat(0.11968645453453064));
+  return f32x4.mul(f32x4.mul(p, t), exp(f32x4.mul(f32x4.mul(a, a), f32x4.splat(-0.5))));
+}
+
+/** 1 / (1 + e⁻ˣ), to a few ulp on both sides: the exponential is never of a positive number. */
+export function sigmoid(x: v128): v128 {
+  const e = exp(f32x4.neg(f32x4.abs(x)));
+  const top = v128.bitselect(e, f32x4.splat(1), f32x4.lt(x, f32x4.splat(0)));
+  return f32x4.div(top, f32x4.add(e, f32x4.splat(1)));
+}
+
+/** tanh to 3 ulp: below 0.6 x + x³ P(x²), fitted as above (8e-8), since 1 − 2 / (e²ˣ + 1) cancels there. */
+export function tanh(x: v128): v128 {
+  const size = f32x4.abs(x), square = f32x4.mul(x, x);
+  let p = f32x4.splat(0.01564048044383526);
+  p = mulAdd(p, square, f32x4.splat(-0.05223110690712929));
+  p = mulAdd(p, square, f32x4.splat(0.13313521444797516));
+  p = mulAdd(p, square, f32x4.splat(-0.33332622051239014));
+  const small = mulAdd(f32x4.mul(p, square), x, x);
+  const e = exp(f32x4.add(size, size));
+  const big = f32x4.sub(f32x4.splat(1), f32x4.div(f32x4.splat(2), f32x4.add(e, f32x4.splat(1))));
+  const sign = i32x4.splat(i32.MIN_VALUE);
+  return v128.bitselect(small, v128.or(big, v128.and(x, sign)), f32x4.lt(size, f32x4.splat(0.6)));
+}

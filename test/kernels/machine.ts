@@ -1,0 +1,107 @@
+/** Kernels without a backend: a module over a memory of its own, records run one by one, threads one after another. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { setFlagsFromString } from "node:v8";
+import { RECORD_BYTES, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
+import { root } from "../support.js";
+
+export type Engine = "plain" | "relaxed";
+
+// Node 20 has relaxed SIMD behind a flag; later ones ignore it. Must come before the module is compiled.
+try { setFlagsFromString("--experimental-wasm-relaxed-simd"); } catch { /* unknown: it is on */ }
+
+export const moduleBytes = (name: string) => readFileSync(`${root}dist/wasm/${name}.wasm`);
+
+/** The builds that this runtime can run. */
+export const engines = (["plain", "relaxed"] as const).filter((name) => WebAssembly.validate(moduleBytes(name)));
+
+const BYTES = 2 ** 24, GUARD = 64, UNTOUCHED = 0xff;
+
+export class Machine {
+  readonly memory = new WebAssembly.Memory({ initial: BYTES / 65536, maximum: 65536 });
+  readonly kernels: { run(list: number, count: number, t: number, n: number, control: number): number };
+  private readonly ends: number[] = [];
+  private next = 1024;
+
+  constructor(engine: Engine) {
+    const module = new WebAssembly.Module(moduleBytes(engine));
+    this.kernels = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports as never;
+  }
+
+  /** Room full of NaN, with a guard behind it. Aligned to 4, no better. */
+  alloc(bytes: number): number {
+    const address = this.next;
+    this.next += Math.ceil((bytes + GUARD) / 4) * 4;
+    assert.ok(this.next <= BYTES, "the machine's memory is large enough");
+    new Uint8Array(this.memory.buffer, address, bytes + GUARD).fill(UNTOUCHED);
+    this.ends.push(address + bytes);
+    return address;
+  }
+
+  put(numbers: ArrayBufferView): number {
+    const address = this.alloc(numbers.byteLength);
+    new Uint8Array(this.memory.buffer, address).set(new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength));
+    return address;
+  }
+
+  bytes(address: number, count: number): Uint8Array {
+    return new Uint8Array(this.memory.buffer, address, count).slice();
+  }
+
+  floats(address: number, count: number): Float32Array {
+    return new Float32Array(this.bytes(address, count * 4).buffer);
+  }
+
+  /** Runs one record as threads 0 … n − 1, and holds that nothing was written behind anything. */
+  run<K extends Kind>(kind: K, fields: Fields<K>, n = 1): void {
+    writeRecord(new DataView(this.memory.buffer, 128), 0, kind, fields);
+    assert.ok(128 + RECORD_BYTES <= 1024);
+    new Uint8Array(this.memory.buffer, 64, 64).fill(0);
+    for (let t = n - 1; t >= 0; t--) assert.equal(this.kernels.run(128, 1, t, n, 64), 0);
+    for (const end of this.ends) {
+      const guard = new Uint8Array(this.memory.buffer, end, GUARD);
+      assert.ok(guard.every((byte) => byte === UNTOUCHED), `${kind} wrote behind the end of a range`);
+    }
+  }
+
+  /** Forgets all ranges. */
+  reset(): this {
+    this.ends.length = 0;
+    this.next = 1024;
+    return this;
+  }
+}
+
+const machines = new Map<Engine, Machine>();
+
+/** The machine of an engine, emptied. */
+export function machine(engine: Engine): Machine {
+  const known = machines.get(engine) ?? new Machine(engine);
+  machines.set(engine, known);
+  return known.reset();
+}
+
+/** Bit for bit; says where the first difference is. */
+export function assertSameBits(found: Float32Array, wanted: Float32Array, what: string): void {
+  assert.equal(found.length, wanted.length, what);
+  const a = new Uint32Array(found.buffer, found.byteOffset, found.length), b = new Uint32Array(wanted.buffer, wanted.byteOffset, wanted.length);
+  const at = a.findIndex((bits, i) => bits !== b[i]);
+  if (at >= 0) assert.fail(`${what}: number ${at} is ${found[at]}, wanted ${wanted[at]}`);
+}
+
+/** Every number within `tolerance` of the wanted (a number, or one for each). Says which is worst. */
+export function assertClose(found: Float32Array, wanted: ArrayLike<number>, tolerance: number | ((i: number) => number), columns: number, what: string): void {
+  assert.equal(found.length, wanted.length, what);
+  let worst = 0, at = -1;
+  found.forEach((value, i) => {
+    const ratio = Math.abs(value - wanted[i]) / (typeof tolerance === "number" ? tolerance : tolerance(i));
+    if (!(ratio <= worst) && value !== wanted[i]) [worst, at] = [ratio, i];
+  });
+  if (!(worst <= 1)) {
+    assert.fail(`${what}: row ${Math.floor(at / columns)}, column ${at % columns} is ${found[at]}, wanted ${wanted[at]}: ${worst} times the tolerance`);
+  }
+}
+
+/** One f32 rounding. */
+export const EPS = 2 ** -24;
+export const largest = (x: Float32Array) => x.reduce((top, value) => Math.max(top, Math.abs(value)), 0);

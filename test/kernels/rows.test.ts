@@ -1,0 +1,254 @@
+/** The kernels that go row by row, and attention: against the reference, and a row's bits whatever runs beside it. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { BLOCK, formats, types } from "#src/graph/record.js";
+import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
+import { sinusoids } from "#src/graph/sinusoids.js";
+import { fromBF16, fromF16, pack, quantize, toF16, unpack } from "#src/weights/quant.js";
+import { random } from "../support.js";
+import { assertClose, assertSameBits, engines, EPS, largest, machine, type Machine } from "./machine.js";
+
+const reference = new Reference();
+const m0 = () => machine("plain");
+
+/** Runs `compute` on all rows with 1, 2 and 3 threads and on single rows; holds that the bits agree. Returns all rows. */
+function rowsAgree(M: number, columns: number, compute: (from: number, to: number, n: number) => Float32Array): Float32Array {
+  const together = compute(0, M, 1);
+  for (const n of [2, 3]) assertSameBits(compute(0, M, n), together, `${n} threads`);
+  for (let row = 0; row < M; row++) assertSameBits(compute(row, row + 1, 2), together.slice(row * columns, (row + 1) * columns), `row ${row} alone`);
+  return together;
+}
+
+for (const [M, D] of [[1, 1], [3, 5], [7, 37], [4, 192], [3, 259]] as const) {
+  const x = random(M * D, 1, 4).map((v) => v + 2), gamma = random(D, 2).map((v) => v + 1), beta = random(D, 3);
+
+  test(`layernorm equals the reference at ${M}×${D}`, () => {
+    const found = rowsAgree(M, D, (from, to, n) => {
+      const m = m0(), dst = m.alloc((to - from) * D * 4);
+      m.run("layernorm", { dst, ldd: D, x: m.put(x.subarray(from * D, to * D)), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M: to - from, D, eps: 1e-5, ldq: 0 }, n);
+      return m.floats(dst, (to - from) * D);
+    });
+    const wanted = valuesOf(reference.layernorm(matrix(M, D, x), norm(gamma, beta, 1e-5))).data;
+    // mean and variance are sums of D / 8 + 4 roundings; ×3 since numbers lie up to 3 deviations from 0
+    if (D > 1) assertClose(found, wanted, EPS * (D / 4 + 24) * 3, D, "layernorm");
+    else assertClose(found, wanted, EPS * 4, D, "layernorm of one column");
+  });
+
+  test(`layernorm makes the int16 rows that quantize makes of its f32 rows at ${M}×${D}, which it need not keep`, () => {
+    const ldq = Math.ceil(D / 8) * 8, groups = Math.ceil(D / 128);
+    const run = (n: number, kept: boolean) => {
+      const m = m0(), dst = kept ? m.alloc(M * D * 4) : 0, quantized = m.alloc(M * ldq * 2), scales = m.alloc(M * groups * 4);
+      m.run("layernorm", { dst, ldd: D, x: m.put(x), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M, D, eps: 1e-5, quantized, ldq, scales }, n);
+      return { rows: m.floats(dst || quantized, kept ? M * D : 0), numbers: new Int16Array(m.bytes(quantized, M * ldq * 2).buffer), scales: m.floats(scales, M * groups) };
+    };
+    const kept = run(1, true), wanted = quantize(kept.rows, M, D, ldq);
+    for (const found of [kept, run(1, false), run(3, false)]) {
+      assert.deepEqual(found.numbers, wanted.rows);
+      assertSameBits(found.scales, wanted.scales, "scales");
+    }
+  });
+
+  test(`quantize gives the bits of the reference at ${M}×${D}`, () => {
+    for (const n of [1, 2, 3]) for (const ldd of [Math.ceil(D / 8) * 8, Math.ceil(D / 8) * 8 + 16]) {
+      const m = m0(), dst = m.alloc(M * ldd * 2), groups = Math.ceil(D / 128), scales = m.alloc(M * groups * 4);
+      m.run("quantize", { dst, ldd, x: m.put(x), ldx: D, M, K: D, scales }, n);
+      const wanted = quantize(x, M, D, ldd);
+      assert.deepEqual(new Int16Array(m.bytes(dst, M * ldd * 2).buffer), wanted.rows);
+      assertSameBits(m.floats(scales, M * groups), wanted.scales, "scales");
+    }
+  });
+
+  test(`l2normalize equals the reference at ${M}×${D}, and leaves a row of zeros`, () => {
+    const some = x.slice();
+    some.fill(0, 0, D);
+    const found = rowsAgree(M, D, (from, to, n) => {
+      const m = m0(), dst = m.alloc((to - from) * D * 4);
+      m.run("l2normalize", { dst, ldd: D, x: m.put(some.subarray(from * D, to * D)), ldx: D, M: to - from, D }, n);
+      return m.floats(dst, (to - from) * D);
+    });
+    assertClose(found, valuesOf(reference.l2normalize(matrix(M, D, some))).data, EPS * (D / 8 + 6), D, "l2normalize");
+  });
+
+  test(`copy moves and adds at ${M}×${D}, between rows of any distance`, () => {
+    const y = random(M * D, 5);
+    for (const n of [1, 2, 3]) {
+      const m = m0(), ldd = D + 3, dst = m.alloc(M * ldd * 4), from = m.put(x), other = m.put(y);
+      const column = (sum: Float32Array) => Float32Array.from({ length: M * D }, (_, i) => sum[Math.floor(i / D) * ldd + (i % D)]);
+      m.run("copy", { dst, ldd, x: from, ldx: D, ldy: 0, M, D }, n);
+      assertSameBits(column(m.floats(dst, M * ldd)), x, "copy");
+      m.run("copy", { dst, ldd, x: from, ldx: D, y: other, ldy: D, M, D }, n);
+      assertSameBits(column(m.floats(dst, M * ldd)), valuesOf(reference.add(matrix(M, D, x), matrix(M, D, y))).data, "sum");
+      assert.ok(Number.isNaN(m.floats(dst, M * ldd)[D]), "the gap between rows is untouched");
+    }
+  });
+}
+
+test("layernorm, attention and gelu give the same bits in plain and relaxed builds", { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
+  const M = 5, D = 75, x = random(M * D, 1, 4), gamma = random(D, 2), beta = random(D, 3);
+  const [plain, relaxed] = engines.map((engine) => {
+    const m = machine(engine), dst = m.alloc(M * D * 4);
+    m.run("layernorm", { dst, ldd: D, x: m.put(x), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M, D, eps: 1e-5, ldq: 0 });
+    return [m.floats(dst, M * D), attend(machine(engine), { ...toy(M, 70, 3, 25), causal: true }).out];
+  });
+  plain.forEach((found, i) => assertSameBits(relaxed[i], found, ["layernorm", "attention"][i]));
+});
+
+test("patches cuts pixels into squares by channel, row and column, and leaves what is no whole square", () => {
+  const channels = 3, height = 11, width = 14, patch = 3, pixels = random(channels * height * width);
+  const wanted = reference.patches(matrix(channels * height, width, pixels), { channels, patch }) as Values;
+  for (const n of [1, 2, 3]) {
+    const m = m0(), dst = m.alloc(wanted.data.byteLength);
+    m.run("patches", { dst, ldd: wanted.columns, pixels: m.put(pixels), channels, height, width, patch }, n);
+    assertSameBits(m.floats(dst, wanted.data.length), wanted.data, "patches");
+  }
+});
+
+for (const format of ["f32", "f16", "i8"] as const) for (const D of [5, 37, 192, 300]) {
+  test(`embed takes rows of a packed ${format} table and of images at width ${D}`, () => {
+    const vocab = 21, table = random(vocab * D, 1), images = random(3 * D, 2), scale = Math.fround(Math.sqrt(D));
+    const ids = [0, 20, -1, 8, -3, 7], positions = [2, 3, 4, 1, 600, 5], M = ids.length;
+    const found = rowsAgree(M, D, (from, to, n) => {
+      const m = m0(), dst = m.alloc((to - from) * D * 4);
+      const where = positions.slice(from, to).map((position) => m.put(sinusoids(position, 1, D, 1)));
+      m.run("embed", {
+        dst, ldd: D, ids: m.put(Int32Array.from(ids.slice(from, to))), table: m.put(pack(format, table, vocab, D)), format: formats[format],
+        images: m.put(images), ldi: D, positions: m.put(Uint32Array.from(where)), M: to - from, D, scale,
+      }, n);
+      return m.floats(dst, (to - from) * D);
+    });
+    const worth = unpack(format, pack(format, table, vocab, D), vocab, D);
+    const wanted = valuesOf(reference.embed({ ids, positions }, linear(vocab, D, worth), { scale, images: matrix(3, D, images) })).data;
+    assertClose(found, wanted, EPS * 4 * scale, D, "embed"); // the product, the sum, and in i8 the row itself
+  });
+}
+
+test("argmax finds the best and second without the banned ids, takes the lowest of equals, and leaves the logits as they were", () => {
+  const x = random(1201, 4);
+  x[700] = x[33] = 2;
+  x[1200] = 5;
+  const run = (bans: number[]) => {
+    const m = m0(), dst = m.alloc(12), logits = m.put(x), banned = m.put(Uint32Array.from(bans.flatMap((id) => [id, 0])));
+    m.run("argmax", { dst, x: logits, N: x.length, banned: bans.length ? banned : 0, bans: bans.length }, 3);
+    assertSameBits(m.floats(logits, x.length), x, "logits");
+    return [new Uint32Array(m.bytes(dst, 4).buffer)[0], ...m.floats(dst + 4, 2)];
+  };
+  assert.deepEqual(run([]), [1200, 5, 2]);
+  assert.deepEqual(run([1200, 5, 1200]), [33, 2, 2]);
+  assert.deepEqual(run([33, 1200]), [700, 2, largest(x.filter((v) => v > 0 && v < 2))]);
+  assert.deepEqual(run(Array.from({ length: 1201 }, (_, id) => id)), [0, -Infinity, -Infinity]);
+  assert.deepEqual(run(Array.from({ length: 1200 }, (_, id) => id)), [1200, 5, -Infinity]);
+});
+
+for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32", "f16", "i8", "rows"] as const) {
+  test(`pack makes of ${type} numbers the bits of quant.ts in ${format}, also part by part and from odd addresses`, () => {
+    for (const [N, K] of [[1, 1], [8, 128], [19, 131], [24, 37], [9, 262]] as const) {
+      const values = random(N * K, N, type === "F16" ? 1 : 3);
+      values[0] = 1e-6; // subnormal as f16
+      const halves = Uint16Array.from(values, (v) => (type === "F16" ? toF16(v) : new Uint32Array(Float32Array.of(v).buffer)[0] >>> 16));
+      const exact = type === "F32" ? values : Float32Array.from(halves, type === "F16" ? fromF16 : fromBF16);
+      const raw = type === "F32" ? new Uint8Array(values.buffer) : new Uint8Array(halves.buffer);
+      const wanted = format === "rows" ? new Uint8Array(exact.buffer) : pack(format, exact, N, K);
+      for (const n of [1, 2, 3]) {
+        const m = m0(), dst = m.alloc(wanted.length), src = m.alloc(raw.length + 1) + 1;
+        new Uint8Array(m.memory.buffer, src).set(raw);
+        m.run("pack", { dst, format: formats[format], src, type: types[type], N, K }, n);
+        assert.deepEqual(Buffer.compare(m.bytes(dst, wanted.length), wanted), 0, `${N}×${K}`);
+      }
+    }
+  });
+}
+
+test("pack rounds to halves as quant.ts does: to even, into subnormals, to infinity; and keeps what is not finite", () => {
+  const special = [0, -0, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 65504, 65519.996, 65520, -1e9, 6e-8, 2.98e-8, 2 ** -25, 6.1e-5, 6.1035e-5, Infinity, -Infinity];
+  const values = Float32Array.from([...special, ...random(2000, 8, 7e-5), ...random(2000, 9, 7e4)]), N = 1, K = values.length;
+  const m = m0(), wanted = pack("f16", values, N, K), dst = m.alloc(wanted.length);
+  m.run("pack", { dst, format: formats.f16, src: m.put(values), type: types.F32, N, K });
+  assert.equal(Buffer.compare(m.bytes(dst, wanted.length), wanted), 0);
+  const odd = Uint16Array.of(0x7c00, 0xfc00, 0x7e00, 1, 0x8001), out = m.alloc(20);
+  m.run("pack", { dst: out, format: formats.rows, src: m.put(odd), type: types.F16, N: 1, K: 5 });
+  assert.deepEqual([...m.floats(out, 5)], [Infinity, -Infinity, NaN, 2 ** -24, -(2 ** -24)]);
+});
+
+// Attention -----------------------------------------------------------------------------------------------------------------------
+
+interface Attend {
+  q: Float32Array;
+  k: Float32Array;
+  v: Float32Array;
+  T: number;
+  S: number;
+  heads: number;
+  d: number;
+  causal?: boolean;
+  n?: number;
+}
+
+function toy(T: number, S: number, heads: number, d: number): Attend {
+  const D = heads * d;
+  return { T, S, heads, d, q: random(T * D, 1, 2), k: random(S * D, 2, 2), v: random(S * D, 3) };
+}
+
+/** Stores keys and values in blocks that lie apart, in two goes, and attends. */
+function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1 }: Attend) {
+  const D = heads * d, blocks = Math.ceil(S / BLOCK), offset = 64;
+  const tables = [k, v].map((x, i) => {
+    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + BLOCK * D * 4)));
+    const first = Math.floor(S / 3), kind = i === 0 ? "store_keys" : "store_values";
+    m.run(kind, { x: m.put(x.subarray(0, first * D)), ldx: D, table, offset, position: 0, M: first, D }, n);
+    m.run(kind, { x: m.put(x.subarray(first * D)), ldx: D, table, offset, position: first, M: S - first, D }, n);
+    return table;
+  });
+  const scratchBytes = 16 * (Math.ceil(S / 8) * 8), dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
+  m.run("attention", {
+    dst, ldd: D, q: m.put(q), ldq: D, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, ldv: D,
+    T, S, heads, headWidth: d, causal: causal ? 1 : 0, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes, D,
+  }, n);
+  return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
+}
+
+for (const [T, S, heads, d] of [[1, 1, 1, 1], [3, 3, 2, 5], [5, 37, 3, 8], [9, 130, 2, 25], [4, 64, 3, 64], [13, 77, 1, 30]] as const) {
+  const all = toy(T, S, heads, d), D = heads * d;
+  for (const causal of [true, false]) {
+    test(`attention (${causal ? "causal" : "full"}) equals the reference for ${T} rows that see ${S}, ${heads} heads of ${d}`, () => {
+      const found = attend(m0(), { ...all, causal });
+      const g = new Reference(), before = past([S - T]);
+      const k = matrix(S, D, all.k), v = matrix(S, D, all.v), q = matrix(T, D, all.q);
+      let seen = g.keysValues(k, v);
+      if (causal) {
+        if (S > T) g.append(before, 0, g.rows(k, 0, S - T), g.rows(v, 0, S - T));
+        seen = g.append(past([T], before), 0, g.rows(k, S - T, S), g.rows(v, S - T, S));
+      }
+      const wanted = valuesOf(g.attention(q, seen, { heads, weights: "p" })).data;
+      // a score is off by 2 d roundings of at most d max|q| max|k| / √d; e^score by as much relative, then S sums of numbers within 1
+      const score = (d + 4) * EPS * Math.sqrt(d) * largest(all.q) * largest(all.k);
+      assertClose(found.weights, g.taps.get("p")!.data, 4 * score + S * EPS, S, "weights");
+      assertClose(found.out, wanted, 4 * score + 2 * S * EPS, D, "attention");
+    });
+  }
+
+  test(`attention gives a row the same bits for any number of threads, and in prefill as step by step: ${T} rows of ${S}, ${heads} × ${d}`, () => {
+    const together = attend(m0(), { ...all, causal: true });
+    for (const n of [2, 3]) assertSameBits(attend(m0(), { ...all, causal: true, n }).out, together.out, `${n} threads`);
+    const full = attend(m0(), all);
+    for (let row = 0; row < T; row++) {
+      const seen = S - T + row + 1, q = all.q.subarray(row * D, (row + 1) * D);
+      const step = attend(m0(), { ...all, q, T: 1, S: seen, k: all.k.subarray(0, seen * D), v: all.v.subarray(0, seen * D), causal: true });
+      assertSameBits(step.out, together.out.slice(row * D, (row + 1) * D), `row ${row} as a step`);
+      assertSameBits(attend(m0(), { ...all, q, T: 1 }).out, full.out.slice(row * D, (row + 1) * D), `row ${row} alone, seeing all`);
+    }
+  });
+}
+
+test("attention never looks at rows that a row does not see, whatever they hold", () => {
+  const all = toy(6, 70, 2, 12), clean = attend(m0(), { ...all, causal: true }).out;
+  const k = all.k.slice(), v = all.v.slice(), D = 24;
+  k.fill(NaN, 68 * D);
+  v.fill(Infinity, 68 * D);
+  assertSameBits(attend(m0(), { ...all, k, v, causal: true }).out.slice(0, 4 * D), clean.slice(0, 4 * D), "rows 0 … 3");
+});
+
+test("attention of scores far apart underflows to 0 and not to NaN", () => {
+  const q = Float32Array.of(100, 0), k = Float32Array.of(100, 0, -100, 0, 0, 0), v = Float32Array.of(1, 2, 3, 4, 5, 6);
+  const { out, weights } = attend(m0(), { q, k, v, T: 1, S: 3, heads: 1, d: 2 });
+  assert.deepEqual([...out, ...weights], [1, 2, 1, 0, 0]);
+});
