@@ -1,5 +1,5 @@
 /**
- * Pillow's 8-bit bicubic resize (SPEC 3.2), a band of rows at a time: bytes in, sums of 22 fractional bits out. A module of its own,
+ * Pillow's 8-bit bicubic resize (MODEL.md, "Pixels"), a band of rows at a time: bytes in, sums of 22 fractional bits out. A module of its own,
  * since a processor needs no model. Tables and layout are made by the host (src/processor/resize.ts), which also says it plainly.
  *
  * A row goes three ways:

@@ -2,3 +2,4 @@
 export * from "./node/assets.js";
 export * from "./node/files.js";
 export * from "./node/workers.js";
+export * from "./node/images.js";

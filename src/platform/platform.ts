@@ -29,3 +29,29 @@ export interface WorkerEvents {
 
 /** Makes a worker that runs `kosmos2-wasm/worker`: a Web Worker, or a `node:worker_threads` one. */
 export type WorkerFactory = () => unknown;
+
+/** Rows of pixels, top to bottom, without gaps: grey, RGB or RGBA (whose alpha nothing looks at). */
+export interface Picture {
+  readonly width: number;
+  readonly height: number;
+  readonly channels: 1 | 3 | 4;
+  /** width · height · channels bytes. */
+  readonly data: Uint8Array | Uint8ClampedArray;
+}
+
+/** What the first bytes of an encoded picture say. */
+export interface ImageHeader {
+  readonly format: "jpeg" | "png" | "webp" | "gif" | "bmp";
+  /** As stored: before EXIF turns it. */
+  readonly width: number;
+  readonly height: number;
+  /** Kinds whose way to RGB is not the decoder's (MODEL.md, "Pixels"). */
+  readonly kind?: "cmyk" | "grey16";
+}
+
+export interface DecodeSettings {
+  /** Turn the picture as its EXIF orientation says. */
+  readonly exif: boolean;
+  readonly maxPixels: number;
+  readonly signal?: AbortSignal;
+}

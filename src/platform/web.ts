@@ -2,3 +2,4 @@
 export * from "./web/assets.js";
 export * from "./web/files.js";
 export * from "./web/workers.js";
+export * from "./web/images.js";

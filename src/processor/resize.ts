@@ -1,30 +1,20 @@
 /**
- * Pillow's bicubic resize in 8-bit fixed point, bit for bit (SPEC 3.2): across first, then down, both antialiased, with bytes in
- * between. Plain bicubic would move the boxes.
+ * Pillow's bicubic resize in 8-bit fixed point, bit for bit (MODEL.md, "Pixels"): across first, then down, both antialiased, with
+ * bytes in between. Plain bicubic would move the boxes.
  *
  * Here are the tables, the plain version of the arithmetic (`plainRows`), and the way through assembly/pixels.ts, which does the
  * same with SIMD. A picture passes in bands of rows, so that little is copied and the event loop gets its turns.
  */
 import { loadModule } from "#platform";
 import { Kosmos2Error } from "../errors.js";
-import { pause } from "../pause.js";
+import { turns } from "../pause.js";
 import type { WasmUrl } from "../platform/modules.js";
-
-/** Rows of pixels, top to bottom, without gaps: grey, RGB or RGBA (whose alpha nothing looks at). */
-export interface Picture {
-  readonly width: number;
-  readonly height: number;
-  readonly channels: 1 | 3 | 4;
-  /** width · height · channels bytes. */
-  readonly data: Uint8Array | Uint8ClampedArray;
-}
+import type { Picture } from "../platform/platform.js";
 
 /** Longest side that is resized; what PNG readers allow. Tables grow with it: 16 bytes a pixel of a side. */
 const MAX_SIDE = 1_000_000;
 /** About as many bytes are in flight as fit a core's second-level cache. */
 const BAND_BYTES = 1 << 18;
-/** How long the event loop waits at most, roughly. */
-const TURN_MS = 10;
 
 /** What each place of an axis takes from the source: `counts[o]` weights at `stride · o`, from source index `starts[o]` on. */
 export interface Axis {
@@ -186,25 +176,37 @@ export function wasmRows(kernel: Kernel, width: number, channels: 1 | 3 | 4, acr
   };
 }
 
+export interface ResizeOptions {
+  signal?: AbortSignal;
+  /** true: without wasm, the same bytes, thirty times slower; false: never so. Default: only where wasm can't be loaded. */
+  plain?: boolean;
+  /** Where pixels.wasm is loaded from. */
+  wasmUrl?: WasmUrl;
+}
+
 /**
  * Resizes a picture; its shape is not kept.
  *
  * @param width of the result, pixels
  * @param height of the result, pixels
- * @param options.plain true: without wasm, the same bytes, thirty times slower; false: never so. Default: only where wasm can't be loaded
- * @param options.wasmUrl where pixels.wasm is loaded from
  * @returns width · height · 3 bytes, R G B R G B …; grey gives three equal colours
  * @throws {Kosmos2Error} code `image-size` when a side has over 1 000 000 pixels
  */
-export async function resize(
-  picture: Picture, width: number, height: number, options: { signal?: AbortSignal; plain?: boolean; wasmUrl?: WasmUrl } = {},
-): Promise<Uint8Array> {
-  const { signal } = options, { channels } = picture;
+export async function resize(picture: Picture, width: number, height: number, options: ResizeOptions = {}): Promise<Uint8Array> {
   if (Math.max(picture.width, picture.height) > MAX_SIDE) {
     throw new Kosmos2Error("image-size", "input",
       `Cannot resize a picture of ${picture.width} × ${picture.height}: its sides may have ${MAX_SIDE} pixels at most`, { found: [picture.width, picture.height] });
   }
-  signal?.throwIfAborted();
+  // Pillow 12 takes very tall pictures down first. To the length that it has, a side stays what it is, so each call is one pass.
+  if (picture.height > 100 * picture.width && height < picture.height) {
+    picture = { width: picture.width, height, channels: 3, data: await passes(picture, picture.width, height, options) };
+  }
+  return passes(picture, width, height, options);
+}
+
+/** Across, then down. */
+async function passes(picture: Picture, width: number, height: number, options: ResizeOptions): Promise<Uint8Array> {
+  const { signal } = options, { channels } = picture;
   const across = axis(picture.width, width), down = axis(picture.height, height);
   const rowBytes = picture.width * channels;
   // A band is as much work when a narrow picture grows wide as when a wide one is read.
@@ -217,13 +219,9 @@ export async function resize(
   });
   const work = wasm ? wasmRows(wasm, picture.width, channels, across, down, rows * rowBytes) : plainRows(picture.width, channels, across, down);
   try {
-    let turn = performance.now();
+    const turn = turns(signal);
     for (let row = 0; row < picture.height; row += rows) {
-      signal?.throwIfAborted();
-      if (performance.now() - turn > TURN_MS) {
-        await pause();
-        turn = performance.now();
-      }
+      await turn();
       const count = Math.min(rows, picture.height - row);
       work.take(picture.data.subarray(row * rowBytes, (row + count) * rowBytes), row, count);
     }

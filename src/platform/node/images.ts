@@ -1,0 +1,72 @@
+/** Pictures in Node, Deno and Bun: sharp, when it is installed. web/images.ts gives the same names. */
+import { fileURLToPath } from "node:url";
+import type { Sharp } from "sharp";
+import { Kosmos2Error } from "../../errors.js";
+import { turns } from "../../pause.js";
+import type { DecodeSettings, ImageHeader, Picture } from "../platform.js";
+
+/** Where a string leads: a path, or a URL to fetch. One letter before a colon is a drive. */
+export function imageAddress(text: string): { path: string } | { url: string } {
+  if (/^file:/i.test(text)) return { path: fileURLToPath(text) };
+  return /^[a-z][a-z0-9+.-]+:/i.test(text) ? { url: text } : { path: text };
+}
+
+async function loadSharp(): Promise<typeof import("sharp").default> {
+  try {
+    return (await import("sharp")).default;
+  } catch (cause) {
+    throw new Kosmos2Error("sharp-missing", "unsupported",
+      "Cannot decode the picture: JPEG, PNG and WebP need sharp, which did not load; run `npm install sharp`, or give pixels as { width, height, channels: 4, data }",
+      { wanted: "sharp" }, cause);
+  }
+}
+
+/** Decodes JPEG, PNG and WebP to RGB. @throws {Kosmos2Error} code `image-unreadable`, `sharp-missing` */
+export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageHeader, { exif, maxPixels, signal }: DecodeSettings): Promise<Picture> {
+  const sharp = await loadSharp();
+  signal?.throwIfAborted();
+  try {
+    let image = sharp(bytes, { failOn: "error", ignoreIcc: true, limitInputPixels: Number.isFinite(maxPixels) ? maxPixels : false });
+    if (exif) image = image.autoOrient();
+    if (header.kind === "cmyk") return await fromCmyk(image, signal);
+    if (header.kind === "grey16") return await fromGrey16(image, signal);
+    const { data, info } = await image.removeAlpha().raw().toBuffer({ resolveWithObject: true });
+    return { width: info.width, height: info.height, channels: info.channels as 1 | 3, data };
+  } catch (cause) {
+    signal?.throwIfAborted();
+    const problem = (cause as Error).message.trim().split("\n")[0];
+    throw new Kosmos2Error("image-unreadable", "input", `Cannot decode the ${header.format.toUpperCase()} picture: ${problem}`, { found: problem }, cause);
+  }
+}
+
+/** Inks to RGB in Pillow's way: k' − C · k' / 255, without a profile (MODEL.md, "Pixels"). */
+async function fromCmyk(image: Sharp, signal?: AbortSignal): Promise<Picture> {
+  const { data: inks, info: { width, height } } = await image.pipelineColourspace("cmyk").toColourspace("cmyk").raw().toBuffer({ resolveWithObject: true });
+  const data = new Uint8Array(width * height * 3), turn = turns(signal);
+  for (let from = 0, to = 0; from < inks.length; from += 4, to += 3) {
+    if (from % (1 << 18) === 0) await turn();
+    const white = 255 - inks[from + 3];
+    for (let c = 0; c < 3; c++) {
+      const product = inks[from + c] * white + 128;
+      data[to + c] = Math.max(0, white - ((product + (product >> 8)) >> 8)); // the rounded quotient by 255
+    }
+  }
+  return { width, height, channels: 3, data };
+}
+
+/** 16-bit greys saturate: all from 255 up are white, as Pillow has it. */
+async function fromGrey16(image: Sharp, signal?: AbortSignal): Promise<Picture> {
+  const { data: bytes, info: { width, height, channels } } =
+    await image.removeAlpha().toColourspace("grey16").raw({ depth: "ushort" }).toBuffer({ resolveWithObject: true });
+  const greys = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2), data = new Uint8Array(width * height), turn = turns(signal);
+  for (let i = 0; i < data.length; i++) {
+    if (i % (1 << 18) === 0) await turn();
+    data[i] = Math.min(greys[i * channels], 255);
+  }
+  return { width, height, channels: 1, data };
+}
+
+/** There is nothing that draws here. */
+export async function drawnPicture(_image: object): Promise<Picture | undefined> {
+  return undefined;
+}

@@ -1,0 +1,66 @@
+/**
+ * Pictures in browsers and workers: createImageBitmap and a canvas. node/images.ts gives the same names.
+ * A canvas holds colours multiplied by alpha, so what transparent pixels hide is lost here, and half-transparent ones are rounded.
+ */
+import { Kosmos2Error } from "../../errors.js";
+import type { DecodeSettings, ImageHeader, Picture } from "../platform.js";
+
+/** A string is a URL, relative to the page or the worker's script. */
+export function imageAddress(text: string): { path: string } | { url: string } {
+  const base = globalThis.document?.baseURI ?? globalThis.location?.href;
+  try {
+    return { url: new URL(text, base).href };
+  } catch {
+    return { path: text }; // no base: said where paths are refused
+  }
+}
+
+/** Decodes JPEG, PNG and WebP. @throws {Kosmos2Error} code `image-unreadable` */
+export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageHeader, { exif, signal }: DecodeSettings): Promise<Picture> {
+  let bitmap: ImageBitmap;
+  try {
+    bitmap = await createImageBitmap(new Blob([bytes], { type: `image/${header.format}` }), {
+      colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: exif ? "from-image" : ("none" as ImageOrientation),
+    });
+  } catch (cause) {
+    throw new Kosmos2Error("image-unreadable", "input",
+      `Cannot decode the ${header.format.toUpperCase()} picture: ${(cause as Error).message}`, { found: (cause as Error).message }, cause);
+  }
+  try {
+    signal?.throwIfAborted();
+    return pixelsOf(bitmap, bitmap.width, bitmap.height);
+  } finally {
+    bitmap.close(); // our own
+  }
+}
+
+/** Pixels of what can be drawn on a canvas; undefined for anything else. The thing itself stays as it is. */
+export async function drawnPicture(image: object): Promise<Picture | undefined> {
+  const is = (name: "ImageBitmap" | "HTMLImageElement" | "HTMLCanvasElement" | "OffscreenCanvas" | "HTMLVideoElement" | "VideoFrame"): boolean =>
+    name in globalThis && image instanceof (globalThis[name] as new () => object);
+  if (is("HTMLImageElement")) {
+    const element = image as HTMLImageElement;
+    await element.decode();
+    return pixelsOf(element, element.naturalWidth, element.naturalHeight);
+  }
+  if (is("HTMLVideoElement")) return pixelsOf(image as HTMLVideoElement, (image as HTMLVideoElement).videoWidth, (image as HTMLVideoElement).videoHeight);
+  if (is("VideoFrame")) return pixelsOf(image as VideoFrame, (image as VideoFrame).displayWidth, (image as VideoFrame).displayHeight);
+  if (is("ImageBitmap") || is("HTMLCanvasElement") || is("OffscreenCanvas")) {
+    const { width, height } = image as OffscreenCanvas;
+    return pixelsOf(image as OffscreenCanvas, width, height);
+  }
+  return undefined;
+}
+
+function pixelsOf(source: CanvasImageSource, width: number, height: number): Picture {
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  if (!context || width === 0 || height === 0) {
+    throw new Kosmos2Error("image-unreadable", "input", `Cannot read the pixels of a picture of ${width} × ${height}: ${context ? "it is empty" : "no canvas is to be had"}`);
+  }
+  context.drawImage(source, 0, 0, width, height);
+  try {
+    return { width, height, channels: 4, data: context.getImageData(0, 0, width, height).data };
+  } catch (cause) {
+    throw new Kosmos2Error("image-unreadable", "input", `Cannot read the pixels of the picture: ${(cause as Error).message}; serve it with CORS headers`, {}, cause);
+  }
+}
