@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the example pictures and the project's own fixtures, so that a fresh clone tests parity without any goldens.
 
-    python weights-tools/make_fixtures.py            # demo/pictures, test/fixtures/emoji, test/fixtures/tiny
-    python weights-tools/make_fixtures.py tiny       # one of: pictures, emoji, tiny
+    python weights-tools/make_fixtures.py            # demo/pictures, test/fixtures/emoji, test/fixtures/processor, test/fixtures/tiny
+    python weights-tools/make_fixtures.py tiny       # one of: pictures, emoji, processor, tiny
 
 The reference is Hugging Face transformers on the CPU: fp32, eager attention, no_repeat_ngram_size explicit, images through Pillow.
 Made with Python 3.11, torch 2.13.0 (CPU), transformers 5.18.0, tokenizers 0.23.2, Pillow 12.3.0, safetensors 0.8.0, NumPy 2.4.6;
@@ -265,6 +265,84 @@ def make_tiny(seed=3):
         print("   ", case["name"], case["new_ids"], case["min_margin"])
 
 
+# ----------------------------------------------------------------------------------------------- processor
+
+def make_processor():
+    """Texts, ids, calls, answers and boxes through the processor of kosmos2-emoji. Needs no torch."""
+    from PIL import Image
+    from transformers import Kosmos2Processor
+    from transformers.models.kosmos2.processing_kosmos2 import coordinate_to_patch_index, patch_index_to_coordinate
+    folder = FIXTURES / "processor"
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = {side: Kosmos2Processor.from_pretrained(MODEL, padding_side=side) for side in ("right", "left")}
+    proc, image, rng = sides["right"], Image.new("RGB", (60, 50)), random.Random(3)
+    P, DEL = "<patch_index_{:04d}>".format, "</delimiter_of_multi_objects/>"
+    words = "An image of two keys and a panda on white background Question How many ? Answer : .".split()
+    def sentence(most=8):
+        return " ".join(rng.choice(words) for _ in range(rng.randint(1, most)))
+
+    texts = ["", " ", CAPTION, "<grounding>An", "   <grounding>   An", "An  image", "a\tb", "a\u0085<object>b", "\ufeff<phrase>\ufeff", "\u3000<phrase>x</phrase>.", "\uff1cs\uff1e and \uff1cunk\uff1e\u2603",
+             "<s>a</s>", "a <mask> b", "<pad> <unk>", "\u2581a\u2581", "a\u2581b", "\u2603\u2603 \u2603a\u2603", "\U0001f600 keys", "\ufb01ne \u00bd", "e\u0301", "<patch_index_1024>", "<patch_index_44>", "< image>", "<<s>>",
+             f"<phrase> It</phrase><object>{P(44)}{P(863)}</object> is", "\ufdd0<s>\ufdd0", "pandapanda", "x" * 60] + [sentence() for _ in range(12)]
+    encode = [dict(text=t, ids=proc.tokenizer(t, add_special_tokens=False).input_ids, ids_special=proc.tokenizer(t).input_ids) for t in texts]
+
+    lists = [[], [0], [2, 2], [448], [448, 448, 5], [3, 5], list(range(40)), [460, 455, 5, 456, 457, 461, 462, 458, 6, 2]] + [[rng.randrange(1485) for _ in range(rng.randint(1, 12))] for _ in range(12)]
+    lists += [proc.tokenizer(t, add_special_tokens=False).input_ids for t in ("there ' s two", "a .", "two ? . !", "it 's", "do n't", "a  ' m", "x n ' t")]
+    decode = [dict(ids=ids, text=proc.batch_decode([ids], skip_special_tokens=True)[0], text_with_special=proc.batch_decode([ids], skip_special_tokens=False)[0]) for ids in lists]
+
+    prompts = []
+    def plain(value):
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    def call(text=None, images=None, bboxes=None, side="right", **flags):
+        given = image if images == "one" else None if images is None else [image] * images
+        case = dict(text=text, images=images, bboxes=plain(bboxes), padding_side=side, flags=flags)
+        try:
+            out = sides[side](images=given, text=text, **flags, **(dict(bboxes=bboxes) if bboxes is not None else {}))
+            case.update(output={k: out[k] for k in out if k != "pixel_values"}, has_pixel_values="pixel_values" in out)
+        except ValueError as e:
+            case.update(error="ValueError", message=str(e).split("\n")[0])
+        prompts.append(case)
+    two = "<grounding> Is<phrase> a key</phrase> left of<phrase> it</phrase>?"
+    for images in (None, "one"):
+        call(CAPTION, images); call(CAPTION, images, add_eos_token=True); call(CAPTION, images, add_special_tokens=False); call(" ", images)
+        call(two, images, bboxes=[(44, 863), None]); call(two, images, bboxes=[[(0.1, 0.2, 0.3, 0.4), (0, 5)], []])
+    call(None, "one"); call(None, 2); call(CAPTION, 1); call([CAPTION], "one"); call(CAPTION, "one", num_image_tokens=3, first_image_token_id=50)
+    call(two, "one", padding="max_length", max_length=90); call(two, "one", truncation=True, max_length=70); call(two, None, truncation=True, max_length=5); call(two, None, max_length=4)
+    call(two, None, padding="max_length", max_length=20); call(two, None, padding=True, truncation=True, max_length=6, pad_to_multiple_of=4)
+    for side in ("right", "left"):
+        batch = [CAPTION, two, "a"]
+        call(batch, 3, side=side); call(batch, 3, side=side, padding=True, pad_to_multiple_of=8); call(batch, 3, side=side, padding="max_length", max_length=90, add_eos_token=True)
+        call(batch, None, side=side); call(batch, None, side=side, padding=True); call(batch, None, side=side, padding="max_length", max_length=6)
+        call(batch, 3, side=side, bboxes=[None, [(1, 40), [(3, 4), (5, 6)]], []]); call(["a", "a"], 2, side=side)
+    call(); call(["a", "b"], 1); call("a", 2); call([two, two], 2, bboxes=[None]); call(two, bboxes=[(1, 2)]); call("a", bboxes=[(1, 2)])
+    call(two, bboxes=[(0.5, 0.2, 0.5, 0.6), None]); call(two, bboxes=[(1, 2, 3), None]); call(two, bboxes=[[None], None]); call(two, bboxes=[(0.5, 1.5), None]); call(two, bboxes=[[[(1, 2)], None]])
+
+    obj = lambda *pairs: "<object>" + DEL.join(P(a) + P(b) for a, b in pairs) + "</object>"
+    one = obj((1, 40))
+    answers = [f"<grounding><phrase> A red kite</phrase>{obj((33, 70))} over<phrase> two boats</phrase>{obj((512, 620), (530, 640))}.", f"It is{obj((5, 5))} here", f"<grounding> Look:{obj((0, 31), (0, 992))} ok",
+               "<phrase>a tree</phrase> stands alone", f"<phrase>a tree</phrase> {one} stands", f"<phrase>a tree</phrase><object>{P(1)}{P(40)} </object> stands", f"<phrase>a tree</phrase><object>{P(1)}{P(40)}"]
+    answers += [f"<phrase>a tree</phrase><object>{m}</object> stands" for m in (P(1) + P(40) + P(77), P(1), P(1) + P(40) + DEL, P(1) + P(40) + DEL + P(2))]
+    answers += [f"<phrase>a tree{one} stands", f"<phrase>a <phrase>b</phrase>{one} stands", f"<phrase></phrase>{one} stands", f"<phrase>  spaced  </phrase>{one}  end  ", f"   lead<phrase> x</phrase>{obj((1023, 0))}",
+                f"5 < 6<phrase> x</phrase>{one}", f"\u00e9\U0001f600<phrase> x\U0001f600</phrase>{one}", f"<phrase> a</phrase>{one}<phrase> a</phrase>{one}", "<phrase>a</phrase><object><patch_index_7><patch_index_00012></object>",
+                f"line one\n<phrase>two\nlines</phrase>{one}", f"a<b\nc>d<phrase> x</phrase>{one}", "", "<grounding>", "<", "<<>>", "a</image>b</image>  c ", f"\x1c\ufeff<phrase>\x85x\x1f</phrase>{one}\u3000", f"<phrase>   </phrase>{one}",
+                "<phrase>a > b</phrase><object><patch_index_\u0664\u0664><patch_index_\U0001d7d8\U0001d7e5></object>"]
+    postprocess = []
+    for text in answers:
+        clean, entities = proc.post_process_generation(text)
+        postprocess.append(dict(text=text, raw=proc.post_process_generation(text, cleanup_and_extract=False), clean=clean, entities=[dict(name=n, span=list(s), boxes=[list(b) for b in bs]) for n, s, bs in entities]))
+
+    boxes = [(0., 0., 1., 1.), (0., 0., .03125, .03125), (.1, .2, .3, .4), (.390625, .046875, .984375, .828125), (.999, .999, 1., 1.), (0., 0., 1e-9, 1e-9), (-.1, 0., .5, .5), (.9, .9, 1.2, 1.3), (.5, .5, .5, .75), (.5, .5, .4, .75)]
+    rows = []
+    for box in boxes:
+        try: rows.append(dict(box=list(box), indices=list(coordinate_to_patch_index(box, 32))))
+        except ValueError: rows.append(dict(box=list(box), error="ValueError"))
+    pairs = [(0, 0), (0, 1023), (0, 31), (0, 992), (33, 34), (33, 65), (33, 66), (66, 33), (40, 1), (1023, 1023), (44, 863)]
+    for name, cases in (("encode", encode), ("decode", decode), ("prompts", prompts), ("postprocess", postprocess)):
+        write_json(folder / f"{name}.json", dict(cases=cases))
+    write_json(folder / "boxes.json", dict(encode=rows, decode=[dict(indices=list(p), box=list(patch_index_to_coordinate(*p, 32))) for p in pairs]))
+    print(f"  processor: {len(encode)} encode, {len(decode)} decode, {len(prompts)} prompts, {len(postprocess)} postprocess, {len(rows) + len(pairs)} boxes")
+
+
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ["pictures", "emoji", "tiny"]:
-        dict(pictures=make_pictures, emoji=make_emoji, tiny=make_tiny)[part]()
+    for part in sys.argv[1:] or ["pictures", "emoji", "processor", "tiny"]:
+        dict(pictures=make_pictures, emoji=make_emoji, processor=make_processor, tiny=make_tiny)[part]()

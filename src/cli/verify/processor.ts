@@ -8,6 +8,7 @@ import { boxOfPatches, patchesOfBox, type NormalizedBox, type PatchPair } from "
 import { Kosmos2Processor, type ImagePreprocessor, type ProcessOptions } from "../../processor/processor.js";
 import { encodePrompts, type PromptOptions } from "../../processor/prompt.js";
 import { tensor, type Tensor } from "../../tensor.js";
+import type { ModelSource } from "../../weights/source.js";
 
 /** One file of cases. */
 export interface CaseReport {
@@ -42,11 +43,12 @@ interface PromptCase {
 
 /**
  * @param goldens folder with `processor/`
+ * @param model whose tokenizer the cases are for. Default: `processor/hub` of `goldens`
  * @returns a report for each file of cases
  */
-export async function verifyProcessor(goldens: string): Promise<CaseReport[]> {
+export async function verifyProcessor(goldens: string, model?: ModelSource): Promise<CaseReport[]> {
   const folder = resolve(goldens, "processor");
-  const processor = await Kosmos2Processor.fromPretrained(pathToFileURL(join(folder, "hub")));
+  const processor = await Kosmos2Processor.fromPretrained(model ?? pathToFileURL(join(folder, "hub")));
   const withImages = new Kosmos2Processor(processor.tokenizer, blankPixels, processor.numImageTokens);
   const read = async <T>(name: string, key = "cases"): Promise<T[]> => JSON.parse(await readFile(join(folder, `${name}.json`), "utf8"))[key];
 
