@@ -2,15 +2,10 @@
  * JSON.parse for a tokenizer.json, whose vocabulary of 64 thousand pieces would hold up everything else for 25 to 80 ms: the
  * vocabulary is parsed in slices, with a pause after each. Other layouts than the usual are parsed at one go.
  */
+import { pause } from "../pause.js";
 
 /** In characters; parsed in about 5 ms. */
 const sliceLength = 2 ** 18;
-
-/** Lets timers, clicks and other requests have their turn. @throws the reason of an aborted `signal` */
-export async function pause(signal?: AbortSignal): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve));
-  signal?.throwIfAborted();
-}
 
 /** @throws {SyntaxError} when `text` is not JSON */
 export async function parseTokenizer(text: string, signal?: AbortSignal): Promise<unknown> {
@@ -30,7 +25,8 @@ async function parseSliced(text: string, signal?: AbortSignal): Promise<unknown>
     const rest = JSON.parse(`${text.slice(0, start)}${text.slice(end)}`) as { model?: { vocab?: unknown } };
     if (!Array.isArray(rest.model?.vocab) || rest.model.vocab.length > 0) return undefined;
     for (let at = start; at < end; ) {
-      await pause(signal);
+      await pause();
+      signal?.throwIfAborted();
       const [pairs, next] = sliceOf(text, at, end);
       for (const pair of pairs) vocab.push(pair);
       at = next;

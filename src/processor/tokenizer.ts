@@ -8,10 +8,11 @@
  */
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import { Kosmos2Error } from "../errors.js";
+import { pause } from "../pause.js";
 import { notFound, readJson, readText, type ModelFiles } from "../weights/files.js";
 import { AddedTokens, escapeMark, type AddedToken } from "./added-tokens.js";
 import { Charsmap } from "./charsmap.js";
-import { parseTokenizer, pause } from "./sliced-json.js";
+import { parseTokenizer } from "./sliced-json.js";
 import { isSpace, leadingSpace, trimEnd } from "./text.js";
 import { Unigram } from "./unigram.js";
 
@@ -167,7 +168,10 @@ export class Kosmos2Tokenizer implements Tokenizer {
     const pieces = new Unigram(vocab.length, unk_id!);
     const tokens: (string | undefined)[] = new Array(vocab.length);
     for (let id = 0; id < vocab.length; id++) {
-      if (id % piecesAtOnce === 0) await pause(signal);
+      if (id % piecesAtOnce === 0) {
+        await pause();
+        signal?.throwIfAborted();
+      }
       const [piece, score] = vocab[id] as [unknown, unknown];
       if (typeof piece !== "string" || typeof score !== "number") throw invalid(`model.vocab[${id}] is ${JSON.stringify(vocab[id])}; wanted a piece and its score`);
       tokens[id] = piece;
