@@ -70,3 +70,15 @@ async function fromGrey16(image: Sharp, signal?: AbortSignal): Promise<Picture> 
 export async function drawnPicture(_image: object): Promise<Picture | undefined> {
   return undefined;
 }
+
+/** The picture with an SVG of its size over it, as PNG. */
+export async function drawOver({ width, height, channels, data }: Picture, svg: string): Promise<Uint8Array> {
+  const sharp = await loadSharp();
+  try {
+    const raw = { width, height, channels };
+    return await sharp(data, { raw, limitInputPixels: false }).removeAlpha().toColourspace("srgb")
+      .composite([{ input: Buffer.from(svg), limitInputPixels: false }]).png().toBuffer();
+  } catch (cause) {
+    throw new Kosmos2Error("annotate-failed", "unsupported", `Cannot draw on a picture of ${width} × ${height}: ${(cause as Error).message.trim().split("\n")[0]}`, {}, cause);
+  }
+}

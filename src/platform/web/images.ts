@@ -64,3 +64,8 @@ function pixelsOf(source: CanvasImageSource, width: number, height: number): Pic
     throw new Kosmos2Error("image-unreadable", "input", `Cannot read the pixels of the picture: ${(cause as Error).message}; serve it with CORS headers`, {}, cause);
   }
 }
+
+/** @throws {Kosmos2Error} code `annotate-unsupported`, always */
+export async function drawOver(_picture: Picture, _svg: string): Promise<Uint8Array> {
+  throw new Kosmos2Error("annotate-unsupported", "unsupported", "Cannot draw a PNG here: annotate needs Node, Deno or Bun; lay the SVG of annotateSvg over the picture");
+}
