@@ -1,3 +1,15 @@
 /** The public names. */
+export { Kosmos2, type Answer, type Caption, type CaptionOptions, type Piece } from "./kosmos2.js";
+export {
+  Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateOutput, type LoadOptions,
+  type ModelInputs, type ModelOutput, type Session, type Timings,
+} from "./modeling.js";
+export type { Dtype, LoadProgress } from "./engine.js";
+export type { GenerateOptions } from "./generate/options.js";
+export type { Stop } from "./generate/greedy.js";
+export { Kosmos2Config, type Kosmos2TextConfig, type Kosmos2VisionConfig } from "./model/config.js";
+export { capabilities, type Capabilities } from "./backend/wasm/wasm.js";
+export type { ModelSource } from "./weights/source.js";
+export * from "./processor/index.js";
 export { Kosmos2Error, type ErrorKind, type ErrorDetails } from "./errors.js";
 export type { Tensor } from "./tensor.js";

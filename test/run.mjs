@@ -13,5 +13,5 @@ const files = readdirSync("build/test", { recursive: true })
   .filter((file) => file.endsWith(".test.js") && (words.length === 0 || words.some((word) => file.includes(word))))
   .map((file) => `build/test/${file}`)
   .sort();
-const { status } = spawnSync(process.execPath, ["--test", "--test-reporter=spec", ...files], { stdio: "inherit" });
+const { status } = spawnSync(process.execPath, ["--test", "--test-timeout=300000", "--test-reporter=spec", ...files], { stdio: "inherit" });
 process.exit(status ?? 1);

@@ -67,15 +67,21 @@ interface Place {
 
 interface Operation {
   readonly kind: Kind;
-  readonly fields: Record<string, number>;
+  readonly index: number;
+  readonly fields: Record<string, number | Late>;
   readonly places: Record<string, Place>;
 }
+
+/** A number that is asked for whenever the records are written: it changes from token to token, and nothing else does. */
+type Late = () => number;
 
 /** One set of cached or fresh keys and values for each sequence. */
 interface Seen extends KeysValues {
   readonly sequences: readonly {
     readonly rows: number;
-    readonly seen: number;
+    readonly seen: Late;
+    /** At most so many will be seen. */
+    readonly room: number;
     readonly causal: boolean;
     readonly keyTable: Place;
     readonly keyOffset: number;
@@ -95,24 +101,34 @@ export class Batch implements Past {
   }
 }
 
-/** What one thread of an attention over `seen` rows needs: assembly/attention.ts holds the scores of 8 query rows at once. */
-const attentionScratch = (seen: number) => align(8 * (Math.ceil(seen / 8) * 8 + 8) * 4);
+/** What one thread of an attention over `seen` rows needs: assembly/attention.ts holds the scores of 4 query rows at once. */
+const attentionScratch = (seen: number) => align(4 * Math.ceil(seen / 8) * 8 * 4);
 
-/** A recorded pass: records and what to write before them, once its arena has an address. */
+/**
+ * A recorded pass: records and what to write before them, once its arena has an address. It can be run again for other tokens:
+ * ids, positions, bans and the caches' lengths are read when `at` is called.
+ */
 export interface Pass {
   readonly arenaBytes: number;
   /** Number of records. */
   readonly count: number;
-  /** The bytes of the inputs, for the arena's first bytes, and the records. */
+  /** The bytes of the inputs, for the arena's first bytes, and the records. Both are overwritten by the next call. */
   at(arena: number): { inputs: Uint8Array; records: Uint8Array };
   /** Where in the arena each kept result is, and its shape. */
   readonly kept: ReadonlyMap<string, { offset: number; rows: number; columns: number }>;
 }
 
+/** A pass is recorded for a few more rows than there are, so that it serves for many tokens. */
+export const roomFor = (rows: number) => Math.ceil(rows / 256) * 256;
+
+/** Bans that a pass has room for at least, in each row. */
+export const BANS = 64;
+
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
 export class Recorder implements Graph {
   private readonly operations: Operation[] = [];
+  private readonly late: Operation[] = [];
   private readonly results: Buffer[] = [];
   private readonly inputs: { buffer: Buffer; fill: (arena: number) => Uint8Array }[] = [];
   private readonly kept = new Map<string, Rows>();
@@ -195,7 +211,7 @@ export class Recorder implements Graph {
       { ldx: x.stride, offset: 0, position: 0, M: k.rows, D: k.columns },
       { x, table: keyTable, keys },
     );
-    const whole = { rows: Infinity, seen: k.rows, causal: false, keyOffset: 0, valueOffset: 0, ldv: values.stride };
+    const whole = { rows: Infinity, seen: () => k.rows, room: k.rows, causal: false, keyOffset: 0, valueOffset: 0, ldv: values.stride };
     return { width: k.columns, sequences: [{ ...whole, keyTable, valueTable, behind: { keys, values } }] } as Seen;
   }
 
@@ -203,17 +219,18 @@ export class Recorder implements Graph {
     let row = 0;
     const sequences = (past as Batch).sequences.map(({ cache, rows }) => {
       const table = { buffer: undefined, offset: cache.table };
+      const position = () => cache.length;
       for (const part of ["keys", "values"] as const) {
         const x = this.rows(part === "keys" ? k : v, row, row + rows) as Rows;
         this.record(
           `store_${part}`,
-          { ldx: x.stride, offset: cache.offset(layer, part), position: cache.length, M: rows, D: x.columns },
+          { ldx: x.stride, offset: cache.offset(layer, part), position, M: rows, D: x.columns },
           { x, table },
         );
       }
       row += rows;
       return {
-        rows, seen: cache.length + rows, causal: true, ldv: cache.width, behind: {},
+        rows, seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, ldv: cache.width, behind: {},
         keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
       };
     });
@@ -230,13 +247,13 @@ export class Recorder implements Graph {
     for (const part of (seen as Seen).sequences) {
       const rows = Math.min(part.rows, q.rows);
       const x = this.rows(q, row, row + rows) as Rows, y = this.rows(dst, row, row + rows) as Rows;
-      const scratchBytes = attentionScratch(part.seen);
+      const scratchBytes = attentionScratch(part.room);
       const scratch = { buffer: this.buffer(scratchBytes * this.threads), offset: 0 };
       const places: Record<string, Place> = {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
       };
       if (options.weights && this.wanted(options.weights)) {
-        const weights = this.rowsOf(options.heads * rows, part.seen);
+        const weights = this.rowsOf(options.heads * rows, part.seen());
         this.keep(options.weights, weights);
         places.weights = weights;
       }
@@ -302,11 +319,12 @@ export class Recorder implements Graph {
     const choice = this.rowsOf(logits.rows, 3);
     this.keep(name, choice);
     for (let row = 0; row < logits.rows; row++) {
-      const ids = banned[row] ?? [];
-      const pairs = Uint32Array.from(ids.flatMap((id) => [id, 0])); // the kernel keeps the logit in the second word meanwhile
-      const places: Record<string, Place> = { dst: this.rows(choice, row, row + 1) as Rows, x: this.rows(logits, row, row + 1) as Rows };
-      if (ids.length) places.banned = this.inputBytes(pairs.byteLength, () => bytesOf(pairs));
-      this.record("argmax", { N: logits.columns, bans: ids.length }, places);
+      const room = Math.max(BANS, banned[row].length);
+      // pairs of an id and the word where the kernel keeps its logit meanwhile
+      const list = this.inputBytes(8 * room, () => bytesOf(Uint32Array.from(banned[row].flatMap((id) => [id, 0]))));
+      this.record("argmax", { N: logits.columns, bans: () => banned[row].length }, {
+        dst: this.rows(choice, row, row + 1) as Rows, x: this.rows(logits, row, row + 1) as Rows, banned: list,
+      });
     }
   }
 
@@ -325,10 +343,19 @@ export class Recorder implements Graph {
         delete places.dst;
       }
     }
-    const kept = new Map([...this.kept].map(([name, x]) => {
-      return [name, { get offset() { return x.offset + x.buffer!.address; }, rows: x.rows, columns: x.columns }];
-    }));
-    return { arenaBytes: this.layOut(inputBytes), count: this.operations.length, kept, at: (arena) => this.write(arena, inputBytes) };
+    const arenaBytes = this.layOut(inputBytes);
+    const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.buffer!.address, rows: x.rows, columns: x.columns }]));
+    const inputs = new Uint8Array(inputBytes), records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
+    let written = -1;
+    return {
+      arenaBytes, kept, count: this.operations.length,
+      at: (arena) => {
+        for (const { buffer, fill } of this.inputs) inputs.set(fill(arena), buffer.address);
+        for (const operation of written === arena ? this.late : this.operations) this.write(view, operation, arena);
+        written = arena;
+        return { inputs, records };
+      },
+    };
   }
 
   /** Puts each result into the first gap that is free for as long as it lives. Returns the arena's size. */
@@ -346,21 +373,29 @@ export class Recorder implements Graph {
     return end;
   }
 
-  private write(arena: number, inputBytes: number): { inputs: Uint8Array; records: Uint8Array } {
-    const inputs = new Uint8Array(inputBytes);
-    for (const { buffer, fill } of this.inputs) inputs.set(fill(arena), buffer.address);
-    const records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
-    this.operations.forEach(({ kind, fields, places }, i) => {
-      for (const [name, { buffer, offset }] of Object.entries(places)) fields[name] = offset + (buffer ? arena + buffer.address : 0);
-      writeRecord(view, i, kind, fields as unknown as Fields<typeof kind>);
-    });
-    return { inputs, records };
+  private write(view: DataView, { kind, index, fields, places }: Operation, arena: number): void {
+    const words: Record<string, number> = {};
+    for (const name in fields) {
+      const value = fields[name];
+      words[name] = typeof value === "number" ? value : value();
+    }
+    for (const name in places) {
+      const { buffer, offset } = places[name];
+      words[name] = offset + (buffer ? arena + buffer.address : 0);
+    }
+    writeRecord(view, index, kind, words as unknown as Fields<typeof kind>);
   }
 
-  private record(kind: Kind, fields: Record<string, number>, places: Record<string, Place>): Operation {
-    const operation = { kind, fields, places };
-    const index = this.operations.push(operation) - 1;
-    for (const [name, { buffer }] of Object.entries(places)) {
+  private record(kind: Kind, fields: Operation["fields"], places: Record<string, Place>): Operation {
+    const index = this.operations.length, operation = { kind, index, fields, places };
+    this.operations.push(operation);
+    for (const name in fields) {
+      if (typeof fields[name] === "number") continue;
+      this.late.push(operation);
+      break;
+    }
+    for (const name in places) {
+      const { buffer } = places[name];
       if (!buffer) continue;
       buffer.last = Math.max(buffer.last, index);
       if (name !== "dst") buffer.read = true;
@@ -397,7 +432,7 @@ export class Recorder implements Graph {
     const known = this.int16.get(x);
     if (known) return known;
     const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
-    const first = x.norm ? this.operations.indexOf(x.norm) : this.operations.length;
+    const first = x.norm?.index ?? this.operations.length;
     const numbers = { buffer: this.buffer(x.rows * stride * 2, first), offset: 0 };
     const scales = { buffer: this.buffer(x.rows * groups * 4, first), offset: 0 };
     if (x.norm) {

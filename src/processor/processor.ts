@@ -4,25 +4,20 @@ import { tensor, type Tensor } from "../tensor.js";
 import { readJson, type ModelFiles } from "../weights/files.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import type { ImageSize } from "./boxes.js";
+import type { ImageInput } from "./decode.js";
 import { extractEntities, type Grounded } from "./entities.js";
+import { Kosmos2ImageProcessor, type PreprocessOptions } from "./image-processor.js";
 import { encodePrompts, type PromptOptions, type PromptRows } from "./prompt.js";
 import { streamText, type StreamedText, type StreamedToken } from "./stream.js";
 import { Kosmos2Tokenizer, type DecodeOptions } from "./tokenizer.js";
 
-type ImageInput = unknown;
-interface ImageOptions {
-  exif?: boolean;
-  maxPixels?: number;
-  signal?: AbortSignal;
-}
-
 /** What turns pictures into pixels: Kosmos2ImageProcessor, or your own. */
 export interface ImagePreprocessor {
-  preprocess(images: ImageInput | ImageInput[], options?: ImageOptions): Promise<{ pixelValues: Tensor; imageSizes: readonly ImageSize[] }>;
+  preprocess(images: ImageInput | ImageInput[], options?: PreprocessOptions): Promise<{ pixelValues: Tensor; imageSizes: readonly ImageSize[] }>;
 }
 
 /** All that `process` understands; anything else is refused. */
-export interface ProcessOptions extends PromptOptions, ImageOptions {
+export interface ProcessOptions extends PromptOptions, PreprocessOptions {
   /** One prompt, or one an image. `<grounding>` in front asks for boxes; without it an answer has no entities */
   text?: string | readonly string[] | null;
   /** One picture a text; or embeddings of pictures, as `getImageFeatures` gives them: [B, latentQueryNum, embedDim] */
@@ -76,6 +71,8 @@ const known: Readonly<Record<keyof ProcessOptions, readonly [(value: unknown) =>
   firstImageTokenId: [isCount(0), "a whole number, 0 or more"],
   exif: [isFlag, "true or false"],
   maxPixels: [(value) => typeof value === "number" && value > 0, "a number above 0"],
+  fetch: [(value) => typeof value === "function", "a function"],
+  wasmUrl: [anything, ""],
   signal: [anything, ""],
 };
 
@@ -103,7 +100,8 @@ export class Kosmos2Processor {
   }
 
   /** The same from a folder that is open. */
-  static async fromFiles(files: ModelFiles, { signal, imageProcessor }: { signal?: AbortSignal; imageProcessor?: ImagePreprocessor } = {}): Promise<Kosmos2Processor> {
+  static async fromFiles(files: ModelFiles, { signal }: { signal?: AbortSignal } = {}): Promise<Kosmos2Processor> {
+    const imageProcessor = await Kosmos2ImageProcessor.fromFiles(files, { signal });
     const tokenizer = await Kosmos2Tokenizer.fromFiles(files, { signal });
     const config = (await readJson(files, "config.json", signal)) as { latent_query_num?: unknown } | undefined;
     const rows = config?.latent_query_num;
@@ -124,7 +122,7 @@ export class Kosmos2Processor {
   process(options: ProcessOptions & { text?: null }): Promise<PictureInputs>;
   process(options: ProcessOptions): Promise<Kosmos2Inputs | PictureInputs>;
   async process(options: ProcessOptions): Promise<Kosmos2Inputs | PictureInputs> {
-    const { text, images, signal, exif, maxPixels, ...prompt } = checked(options);
+    const { text, images, signal, exif, maxPixels, fetch, wasmUrl, ...prompt } = checked(options);
     signal?.throwIfAborted();
     if (text === undefined && images === undefined)
       throw new Kosmos2Error("input-missing", "input", "Cannot process: there is neither text nor images; give one of them");
@@ -139,7 +137,7 @@ export class Kosmos2Processor {
     if (images === undefined) return { ...inputs, imageSizes: new Array<null>(rows!.inputIds.length).fill(null) };
     if (!this.imageProcessor)
       throw new Kosmos2Error("image-processor-missing", "state", "Cannot process images: this processor was made without an image processor; pass one to its constructor");
-    const { pixelValues, imageSizes } = await this.imageProcessor.preprocess(images as ImageInput | ImageInput[], { signal, exif, maxPixels });
+    const { pixelValues, imageSizes } = await this.imageProcessor.preprocess(images as ImageInput | ImageInput[], { signal, exif, maxPixels, fetch, wasmUrl });
     return { ...inputs, pixelValues, imageSizes };
   }
 

@@ -6,8 +6,8 @@ import { Kosmos2Error } from "../errors.js";
 import { RECORD_BYTES, formats, types, writeRecord } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
-import { PANEL, fromBF16, fromF16, packedBytes, panelBytes, type Format } from "./quant.js";
-import { findTensors, modelTensors, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
+import { PANEL, clearOutput, fromBF16, fromF16, packedBytes, panelBytes, type Format } from "./quant.js";
+import { embedTokens, findTensors, modelTensors, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
 
 /** What loading needs of a backend (backend/backend.ts says more about each). */
 export interface Device {
@@ -15,6 +15,7 @@ export interface Device {
   free(address: number): void;
   view(address: number, bytes: number): Uint8Array | undefined;
   write(address: number, bytes: Uint8Array): void;
+  read(address: number, bytes: number): Promise<Uint8Array>;
   run(records: Uint8Array, count: number, signal?: AbortSignal): Promise<void>;
 }
 
@@ -143,6 +144,7 @@ export async function loadWeights(
       targets.set(tensor.spec.name, { tensor, address, format: tensor.spec.role === "rows" ? "rows" : dtype, N, K, rowBytes: (end - start) / N });
     }
     await fill(checkpoint, backend, plan([...targets.values()], chunkBytes), signal, onProgress);
+    await clearPadding(backend, targets.get(aliases.get(embedTokens) ?? embedTokens), config.textConfig.padTokenId);
 
     const get = (name: string): Target => {
       const target = targets.get(aliases.get(name) ?? name);
@@ -167,6 +169,18 @@ export async function loadWeights(
     free();
     throw error;
   }
+}
+
+/**
+ * Padding has no embedding, whatever the file says: Hugging Face makes that row zero when it loads a model (transformers 5.18.0, seen with
+ * checkpoints that store something else there), and with it the padding's logit where lm_head is the same table.
+ */
+async function clearPadding(backend: Device, table: Target | undefined, padTokenId: number): Promise<void> {
+  if (!table || table.format === "rows" || padTokenId >= table.N) return;
+  const bytes = panelBytes(table.format, table.K), address = table.address + Math.floor(padTokenId / PANEL) * bytes;
+  const panel = await backend.read(address, bytes);
+  clearOutput(table.format, panel, table.K, padTokenId % PANEL);
+  backend.write(address, panel);
 }
 
 /** Cuts tensors into pieces of whole panels, and gathers neighbours into chunks, in the order of the files. */

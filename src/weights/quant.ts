@@ -67,6 +67,24 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
   return w;
 }
 
+/**
+ * Makes one output of a panel zero.
+ *
+ * @param panel the bytes of the panel alone
+ * @param lane which of its outputs, 0 … 7
+ */
+export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: number): void {
+  const clear = (at: number, bytes: number) => panel.fill(0, at, at + bytes);
+  const size = format === "f32" ? 4 : 2;
+  if (format !== "i8") for (let k = 0; k < K; k++) clear((k * PANEL + lane) * size, size);
+  else
+    for (let from = 0; from < K; from += GROUP) {
+      const group = (from / GROUP) * groupBytes(GROUP), steps = Math.ceil(Math.min(GROUP, K - from) / 2);
+      clear(group + lane * 4, 4);
+      for (let step = 0; step < steps; step++) clear(group + PANEL * 4 + (step * PANEL + lane) * 2, 2);
+    }
+}
+
 /** Calls `use` with every element and its place among the numbers of an f32 or f16 packing. */
 function each(N: number, K: number, use: (n: number, k: number, place: number) => void): void {
   for (let n = 0; n < N; n++) {

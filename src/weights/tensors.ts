@@ -14,7 +14,7 @@ export interface TensorSpec {
   readonly bias?: string;
 }
 
-const embedTokens = "text_model.model.embed_tokens.weight";
+export const embedTokens = "text_model.model.embed_tokens.weight";
 const lmHead = "text_model.lm_head.weight";
 
 /** Tables that old checkpoints store though they are computed. */

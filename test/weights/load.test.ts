@@ -31,6 +31,8 @@ async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: For
     const file = new Uint8Array(place.end - place.start);
     await checkpoint.read(place.file, file, place.start);
     const values = worth(file, place.dtype), N = shape[0], K = values.length / N;
+    const table = "text_model.model.embed_tokens.weight", isTable = place === (checkpoint.tensors.get(table) ?? place);
+    if (role === "matrix" && isTable && /embed_tokens|lm_head/.test(name)) values.fill(0, K, 2 * K); // padding, id 1, has no embedding
     if (role === "rows") {
       const { address, rows, columns } = weights.rows(name);
       assert.deepEqual([rows, columns], shape.length === 1 ? [1, N] : [N, K], name);

@@ -93,6 +93,8 @@ const blankPixels: ImagePreprocessor = {
   },
 };
 
+const anyPicture = new Uint8Array();
+
 /** Hugging Face's messages and our codes. */
 const codes: readonly (readonly [RegExp, readonly string[]])[] = [
   [/specify either images or text/, ["input-missing"]],
@@ -110,7 +112,7 @@ async function promptVerdict(processor: Kosmos2Processor, testCase: PromptCase):
   if (testCase.python_types_only) return { skipped: "the refusal depends on Python's types" };
   const text = testCase.text ?? undefined;
   const prompt: PromptOptions = { ...camelCase(testCase.flags), bboxes: testCase.bboxes as PromptOptions["bboxes"], paddingSide: testCase.padding_side };
-  const options: ProcessOptions = { ...prompt, text, images: images === null ? undefined : images === "one" ? {} : Array.from({ length: images }, () => ({})) };
+  const options: ProcessOptions = { ...prompt, text, images: images === null ? undefined : images === "one" ? anyPicture : Array.from({ length: images }, () => anyPicture) };
   const [inputs, error] = await processor.process(options).then((inputs) => [inputs, undefined] as const, (error: unknown) => [undefined, error] as const);
 
   const code = error instanceof Kosmos2Error ? error.code : error === undefined ? undefined : String(error);

@@ -1,0 +1,313 @@
+/**
+ * Where model and backend meet: weights in a backend's memory, and passes over them, one at a time and first come, first served.
+ */
+import type { Backend } from "./backend/backend.js";
+import { createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
+import { Kosmos2Error } from "./errors.js";
+import { type GenerationConfig, readGenerationConfig } from "./generate/config.js";
+import { Cache } from "./graph/cache.js";
+import type { Matrix } from "./graph/graph.js";
+import { BANS, Batch, type Pass, Recorder, roomFor } from "./graph/recorder.js";
+import { SinusoidTable } from "./graph/sinusoids.js";
+import { Kosmos2Config } from "./model/config.js";
+import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js";
+import { interpolatePositions } from "./model/positions.js";
+import { Checkpoint } from "./weights/checkpoint.js";
+import type { ModelFiles } from "./weights/files.js";
+import { loadWeights, packedWeightBytes, type Weights } from "./weights/load.js";
+import { handles } from "./weights/handles.js";
+
+/** What progress of loading is: bytes summed over all files, the total known from the start. */
+export interface LoadProgress {
+  loaded: number;
+  total: number;
+  file: string;
+  phase: "download" | "read";
+}
+
+/** How weights are stored and computed with. `fp32`, `fp16` and `q8` are understood as well. */
+export type Dtype = "auto" | "f32" | "f16" | "i8";
+
+export interface EngineOptions extends Omit<WasmOptions, "maxBytes"> {
+  dtype?: Dtype | "fp32" | "fp16" | "q8";
+  onProgress?: (progress: LoadProgress) => void;
+  /** Hears what is worth knowing and is no error. Default: nobody. */
+  logger?: { warn(message: string): void };
+}
+
+/** A text that grows: its rows in the caches, and what positions need to know of it. */
+export interface Sequence {
+  readonly cache: Cache;
+  /** Tokens so far that are not padding; the next one's position is one more, plus padTokenId. */
+  known: number;
+  /** How it was read last, if that can be done again for the next token. */
+  plan?: Plan;
+}
+
+/** What one sequence reads in a pass. */
+export interface Reading {
+  readonly sequence: Sequence;
+  readonly ids: readonly number[];
+  /** 1 where an image row stands in for the token; they are taken from `images` in order. */
+  readonly places?: readonly number[];
+  readonly images?: Float32Array;
+  /** 0 where a token only counts (or doesn't) for positions and is not read. Default all 1. */
+  readonly mask?: readonly number[];
+}
+
+/** Stages by name: what was tapped. */
+export type Stages = Map<string, { rows: number; columns: number; data: Float32Array }>;
+
+/** The best token of a row. */
+export interface Choice {
+  id: number;
+  logit: number;
+  /** The runner-up's logit. */
+  second: number;
+}
+
+const dtypes: Readonly<Record<string, "f32" | "f16" | "i8">> = { auto: "i8", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8" };
+
+/** Sequences of full length that memory is reserved for; room is used only as they grow. */
+const SEQUENCES = 8;
+
+/** A pass that reads one token more in the same sequences: recorded once, run for many tokens. */
+interface Plan {
+  readonly pass: Pass;
+  readonly sequences: readonly Sequence[];
+  /** Rows of each sequence that it has room for. */
+  readonly rooms: readonly number[];
+  /** What it reads when it is written again. */
+  readonly tokens: { ids: number[]; positions: number[] };
+  readonly banned: (readonly number[])[];
+}
+
+export class Engine {
+  private last: Promise<void> = Promise.resolve();
+  private arena = 0;
+  private arenaBytes = 0;
+  private readonly sinusoids: SinusoidTable;
+  private readonly handles: Handles;
+
+  private constructor(
+    readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: "f32" | "f16" | "i8",
+    readonly backend: Backend, private readonly weights: Weights, readonly loadMs: number,
+  ) {
+    const { embedDim, padTokenId } = config.textConfig;
+    this.sinusoids = new SinusoidTable(backend, embedDim, padTokenId);
+    this.handles = handles(weights);
+  }
+
+  static async load(files: ModelFiles, options: EngineOptions = {}): Promise<Engine> {
+    const start = performance.now();
+    const { signal, onProgress, logger } = options;
+    const dtype = dtypes[options.dtype ?? "auto"];
+    if (!dtype) {
+      const wanted = Object.keys(dtypes);
+      throw new Kosmos2Error("option-invalid", "input", `Cannot load with dtype ${JSON.stringify(options.dtype)}: wanted ${wanted.join(", ")}`, { found: options.dtype, wanted });
+    }
+    const config = await Kosmos2Config.fromFiles(files, signal);
+    const generation = await readGenerationConfig(files, config.textConfig, signal);
+    const checkpoint = await Checkpoint.open(files, { signal });
+    try {
+      const { layers, embedDim, maxPositionEmbeddings } = config.textConfig;
+      const cacheBytes = layers * 2 * embedDim * 4 * maxPositionEmbeddings;
+      const maxBytes = packedWeightBytes(config, dtype) + SEQUENCES * cacheBytes + 2 ** 28;
+      const backend = await createWasmBackend({ ...options, maxBytes });
+      try {
+        const weights = await loadWeights(checkpoint, config, dtype, backend, {
+          signal, logger,
+          onProgress: onProgress && (({ loaded, total, file }) => onProgress({ loaded, total, file, phase: "read" })),
+        });
+        return new Engine(config, generation, dtype, backend, weights, performance.now() - start);
+      } catch (error) {
+        await backend.dispose();
+        throw error;
+      }
+    } finally {
+      await checkpoint.close();
+    }
+  }
+
+  /** Rows a sequence can have. */
+  get contextSize(): number {
+    return this.config.textConfig.maxPositionEmbeddings;
+  }
+
+  /**
+   * One picture → its image rows.
+   *
+   * @param pixels [channels, height, width]
+   * @returns embeds [latentQueryNum, embedDim] and the stages asked for
+   */
+  async see(
+    pixels: Float32Array, height: number, width: number, options: { signal?: AbortSignal; stages?: readonly string[] } = {},
+  ): Promise<{ embeds: Float32Array; stages: Stages }> {
+    const { numChannels } = this.config.visionConfig;
+    const stages = await this.inTurn(options.signal, async () => {
+      const positions = await this.positionsFor(height, width);
+      const g = this.recorder(options.stages);
+      const table = positions && g.input(positions.data, positions.rows, positions.columns);
+      g.keep("image_embeds", see(g, g.input(pixels, numChannels * height, width), this.handles, this.config, table));
+      return this.execute(g.finish(), options.signal);
+    });
+    return { embeds: stages.get("image_embeds")!.data, stages };
+  }
+
+  /** A new text. Give it back with `end`. */
+  begin(): Sequence {
+    const { layers, embedDim } = this.config.textConfig;
+    return { cache: new Cache(this.backend, layers, embedDim, this.contextSize), known: 0 };
+  }
+
+  end(sequence: Sequence): void {
+    sequence.cache.free();
+  }
+
+  /** Reads on in each sequence and chooses each one's next token, never a banned one. */
+  async choose(readings: readonly Reading[], banned: readonly (readonly number[])[], signal?: AbortSignal): Promise<Choice[]> {
+    const stages = await this.inTurn(signal, async () => {
+      const { tokens, rows, ends, images, commit } = this.arrange(readings);
+      let plan = readings[0].sequence.plan;
+      if (plan && serves(plan, readings, banned)) {
+        Object.assign(plan.tokens, tokens);
+        plan.banned.splice(0, banned.length, ...banned);
+      } else {
+        const g = this.recorder(), list = [...banned];
+        const x = read(g, tokens, this.imageInput(g, images), this.batch(readings, rows), this.handles, this.config.textConfig);
+        const lasts = ends.map((end) => g.rows(x, end - 1, end));
+        g.argmax("choice", predict(g, lasts.length > 1 ? g.concat(lasts) : lasts[0], this.handles, this.config.textConfig), list);
+        const sequences = readings.map(({ sequence }) => sequence);
+        plan = { pass: g.finish(), sequences, tokens, banned: list, rooms: sequences.map(({ cache }, i) => roomFor(cache.length + rows[i])) };
+        sequences[0].plan = rows.every((count) => count === 1) && !images ? plan : undefined;
+      }
+      const kept = await this.execute(plan.pass, signal);
+      commit();
+      return kept;
+    });
+    const { data } = stages.get("choice")!, ids = new Uint32Array(data.buffer, data.byteOffset, data.length);
+    return readings.map((_, row) => ({ id: ids[3 * row], logit: data[3 * row + 1], second: data[3 * row + 2] }));
+  }
+
+  /** Reads on in each sequence; keeps the logits of all rows read (stage `logits`) and the stages asked for. */
+  read(readings: readonly Reading[], options: { signal?: AbortSignal; stages?: readonly string[]; logits?: boolean }): Promise<Stages> {
+    return this.inTurn(options.signal, async () => {
+      const { tokens, rows, images, commit } = this.arrange(readings);
+      const g = this.recorder(options.stages);
+      const x = read(g, tokens, this.imageInput(g, images), this.batch(readings, rows), this.handles, this.config.textConfig);
+      const logits = predict(g, x, this.handles, this.config.textConfig);
+      if (options.logits ?? true) g.keep("logits", logits);
+      const kept = await this.execute(g.finish(), options.signal);
+      commit();
+      return kept;
+    });
+  }
+
+  async dispose(): Promise<void> {
+    await this.backend.dispose();
+  }
+
+  /** The tokens of a batch one sequence after the other, with their positions; makes room for them in the caches. */
+  private arrange(readings: readonly Reading[]) {
+    const { padTokenId } = this.config.textConfig;
+    const ids: number[] = [], positions: number[] = [], rows: number[] = [], ends: number[] = [], known: number[] = [];
+    const images: Float32Array[] = [];
+    let imageRows = 0;
+    for (const { sequence, ...reading } of readings) {
+      let count = sequence.known;
+      const start = ids.length;
+      reading.ids.forEach((id, i) => {
+        const pad = id === padTokenId;
+        if (!pad) count++;
+        if (reading.mask?.[i] === 0) return;
+        ids.push(reading.places?.[i] ? -1 - imageRows++ : id);
+        positions.push(pad ? padTokenId : padTokenId + count);
+      });
+      if (reading.images) images.push(reading.images);
+      known.push(count);
+      rows.push(ids.length - start);
+      ends.push(ids.length);
+      sequence.cache.reserve(ids.length - start);
+    }
+    this.sinusoids.reserve(positions.reduce((last, position) => Math.max(last, position), 0));
+    const commit = () => readings.forEach(({ sequence }, i) => {
+      sequence.cache.length += rows[i];
+      sequence.known = known[i];
+    });
+    return { tokens: { ids, positions }, rows, ends, images: images.length ? { data: joined(images), rows: imageRows } : undefined, commit };
+  }
+
+  private recorder(stages: readonly string[] = []): Recorder {
+    const wanted = new Set(stages);
+    return new Recorder(this.backend.threads, this.sinusoids, (tap) => wanted.has(tap));
+  }
+
+  private batch(readings: readonly Reading[], rows: readonly number[]): Batch {
+    return new Batch(readings.map(({ sequence }, i) => ({ cache: sequence.cache, rows: rows[i] })));
+  }
+
+  private imageInput(g: Recorder, images: { data: Float32Array; rows: number } | undefined): Matrix | undefined {
+    return images && g.input(images.data, images.rows, this.config.textConfig.embedDim);
+  }
+
+  /** The vision tower's positions for a picture of another size than the checkpoint's; undefined for its own. */
+  private async positionsFor(height: number, width: number) {
+    const { imageSize, patchSize } = this.config.visionConfig;
+    if (height === imageSize && width === imageSize) return undefined;
+    const { address, rows, columns } = this.weights.rows("vision_model.model.embeddings.position_embedding.weight");
+    const table = new Float32Array((await this.backend.read(address, rows * columns * 4)).buffer);
+    const data = interpolatePositions(table, columns, imageSize / patchSize, Math.floor(height / patchSize), Math.floor(width / patchSize));
+    return { data, rows: data.length / columns, columns };
+  }
+
+  /** One pass at a time; others wait in the order they came. */
+  private async inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    const before = this.last;
+    let done!: () => void;
+    this.last = new Promise((resolve) => (done = resolve));
+    try {
+      await before;
+      signal?.throwIfAborted();
+      return await work();
+    } finally {
+      done();
+    }
+  }
+
+  private async execute(pass: Pass, signal: AbortSignal | undefined): Promise<Stages> {
+    const { backend } = this;
+    if (pass.arenaBytes > this.arenaBytes) {
+      if (this.arena) backend.free(this.arena);
+      this.arena = this.arenaBytes = 0;
+      this.arena = backend.alloc(pass.arenaBytes);
+      this.arenaBytes = pass.arenaBytes;
+    }
+    const { inputs, records } = pass.at(this.arena);
+    backend.write(this.arena, inputs);
+    await backend.run(records, pass.count, signal);
+    const kept: Stages = new Map();
+    for (const [name, { offset, rows, columns }] of pass.kept) {
+      const bytes = await backend.read(this.arena + offset, rows * columns * 4);
+      kept.set(name, { rows, columns, data: new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns) });
+    }
+    return kept;
+  }
+}
+
+/** Whether a plan can read one token more in these very sequences. */
+function serves(plan: Plan, readings: readonly Reading[], banned: readonly (readonly number[])[]): boolean {
+  return readings.length === plan.sequences.length && readings.every(({ sequence, ids, mask, places, images }, i) =>
+    sequence === plan.sequences[i] && ids.length === 1 && !mask && !places && !images && sequence.cache.length < plan.rooms[i] &&
+    banned[i].length <= BANS);
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  if (parts.length === 1) return parts[0];
+  const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}

@@ -1,0 +1,231 @@
+/** The short way: a picture in, a grounded caption out. */
+import { type GenerateOptions, generateKeys, refuseUnknown } from "./generate/options.js";
+import type { Stop } from "./generate/greedy.js";
+import { Kosmos2ForConditionalGeneration, type LoadOptions, type Timings } from "./modeling.js";
+import type { WasmUrl } from "./platform/modules.js";
+import type { Fetch, ImageInput } from "./processor/decode.js";
+import type { Entity } from "./processor/entities.js";
+import { Kosmos2Processor } from "./processor/processor.js";
+import type { ModelSource } from "./weights/source.js";
+
+export interface CaptionOptions extends GenerateOptions {
+  /** Default `<grounding> An image of`. Without `<grounding>` the answer has no boxes. */
+  prompt?: string;
+  /** Whether the EXIF orientation of encoded pictures is applied. Default true */
+  exif?: boolean;
+  /** Larger pictures are refused before they are decoded. Default 100 million */
+  maxPixels?: number;
+  /** How `http(s):` pictures are fetched. Default: the runtime's own */
+  fetch?: Fetch;
+}
+
+/** An answer about a picture. */
+export interface Caption {
+  /** Prompt and answer without their tags. */
+  caption: string;
+  entities: readonly Entity[];
+  /** Prompt and answer with their tags. */
+  generatedText: string;
+  /** The answer's tokens, end token included. */
+  newIds: number[];
+  stop: Stop;
+  timings: Timings;
+}
+
+/** A piece of an answer: its tags are still in it. */
+export interface Piece {
+  id: number;
+  text: string;
+}
+
+/** An answer under way. Work starts with the first piece or with `result`, whichever is asked for first. */
+export interface Answer extends AsyncIterable<Piece> {
+  /** The whole answer. After the loop was left early it rejects with an AbortError. */
+  readonly result: Promise<Caption>;
+}
+
+/** Answers under way at once; more wait, so that a thousand calls don't decode a thousand pictures. */
+const AT_ONCE = 4;
+const captionKeys = [...generateKeys, "prompt", "exif", "maxPixels", "fetch"] as const;
+
+/**
+ * A model with its processor.
+ *
+ * @example
+ *   await using kosmos = await Kosmos2.load("kosmos2-emoji");
+ *   const { caption, entities } = await kosmos.caption("picture.png");
+ */
+export class Kosmos2 {
+  private running = 0;
+  private readonly waiting: (() => void)[] = [];
+
+  private constructor(
+    readonly model: Kosmos2ForConditionalGeneration, readonly processor: Kosmos2Processor, private readonly wasmUrl: WasmUrl | undefined,
+  ) {}
+
+  /**
+   * @param source the model in the package by default; or a folder, the files themselves
+   * @throws {Kosmos2Error} kinds `load`, `integrity`, `memory`, `unsupported`
+   */
+  static async load(source: ModelSource = "kosmos2-emoji", options: LoadOptions = {}): Promise<Kosmos2> {
+    const processor = await Kosmos2Processor.fromPretrained(source, { signal: options.signal });
+    return new Kosmos2(await Kosmos2ForConditionalGeneration.fromPretrained(source, options), processor, options.wasmUrl);
+  }
+
+  /**
+   * Describes a picture and says where each thing stands.
+   *
+   * @param image path, URL, encoded bytes (JPEG, PNG, WebP, GIF, BMP) or pixels
+   * @example
+   *   const { caption, entities } = await kosmos.caption("snowman.jpg");
+   *   entities[0]; // { phrase: "a snowman", span: [12, 21], range: [12, 21], boxes: [{ normalized: [0.39, 0.05, 0.98, 0.83], … }] }
+   */
+  caption(image: ImageInput, options: CaptionOptions = {}): Promise<Caption> {
+    return this.stream(image, options).result;
+  }
+
+  /**
+   * As `caption`, piece by piece; leaving the loop stops the work.
+   *
+   * @example
+   *   const answer = kosmos.stream("snowman.jpg");
+   *   for await (const { text } of answer) process.stdout.write(text);
+   *   const { entities } = await answer.result;
+   */
+  stream(image: ImageInput, options: CaptionOptions = {}): Answer {
+    refuseUnknown(options, captionKeys, "caption");
+    return new Streamed((stop) => this.answer(image, options, stop), options.signal);
+  }
+
+  /** Gives memory and threads back; pending and later calls reject with code `disposed`. Twice is fine. */
+  async dispose(): Promise<void> {
+    await this.model.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  private async *answer(image: ImageInput, options: CaptionOptions, signal: AbortSignal): AsyncGenerator<Piece, Caption> {
+    const { prompt = "<grounding> An image of", exif, maxPixels, fetch, signal: _, ...generate } = options;
+    await this.enter(signal);
+    try {
+      const inputs = await this.processor.process({ text: prompt, images: image, exif, maxPixels, fetch, wasmUrl: this.wasmUrl, signal });
+      const tokens = this.model.stream({ ...inputs, ...generate, signal });
+      const newIds: number[] = [];
+      let end: Awaited<ReturnType<typeof tokens.next>>["value"] | undefined;
+      const counted = async function* () {
+        for (;;) {
+          const { done, value } = await tokens.next();
+          if (done) return void (end = value);
+          newIds.push(value.id);
+          yield value;
+        }
+      };
+      const pieces = this.processor.decodeStream(inputs, counted());
+      try {
+        for await (const { id, text } of pieces) yield { id, text };
+      } finally {
+        await tokens.return(undefined as never);
+      }
+      const { stop, timings } = end as { stop: Stop[]; timings: Timings };
+      const whole = [...inputs.inputIds.data, ...newIds];
+      const decoded = this.processor.decode(whole, { skipSpecialTokens: true });
+      const { caption, entities } = this.processor.postProcessGeneration(decoded, { imageSize: inputs.imageSizes[0] ?? undefined });
+      const generatedText = this.processor.postProcessGeneration(decoded, { cleanupAndExtract: false });
+      return { caption, entities, generatedText, newIds, stop: stop[0], timings };
+    } finally {
+      this.leave();
+    }
+  }
+
+  private async enter(signal: AbortSignal): Promise<void> {
+    if (this.running < AT_ONCE) {
+      this.running++;
+      return;
+    }
+    await new Promise<void>((resolve, reject) => {
+      const go = () => {
+        signal.removeEventListener("abort", give);
+        resolve();
+      };
+      const give = () => {
+        this.waiting.splice(this.waiting.indexOf(go), 1);
+        reject(signal.reason);
+      };
+      signal.addEventListener("abort", give);
+      this.waiting.push(go);
+    });
+  }
+
+  /** The place goes to the one who waits longest. */
+  private leave(): void {
+    const next = this.waiting.shift();
+    if (next) next();
+    else this.running--;
+  }
+}
+
+/** Pieces for those who loop, the whole for those who ask; the work is done once. */
+class Streamed implements Answer {
+  private readonly controller = new AbortController();
+  private readonly work: AsyncGenerator<Piece, Caption>;
+  private outcome: Promise<Caption> | undefined;
+  private settle: { resolve(caption: Caption): void; reject(reason: unknown): void } | undefined;
+  private looped = false;
+
+  constructor(start: (signal: AbortSignal) => AsyncGenerator<Piece, Caption>, outer?: AbortSignal) {
+    const { signal } = this.controller;
+    const abort = () => this.controller.abort(outer!.reason);
+    if (outer?.aborted) abort();
+    else outer?.addEventListener("abort", abort, { signal });
+    this.work = start(signal);
+  }
+
+  get result(): Promise<Caption> {
+    const outcome = this.promise();
+    if (!this.looped) void this.drain();
+    return outcome;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncIterator<Piece> {
+    if (this.looped) throw new TypeError("Cannot read an answer twice: its pieces were given already, or its result was asked for first");
+    this.looped = true;
+    this.promise().catch(() => {}); // whoever loops hears the error there
+    let finished = false;
+    try {
+      for (;;) {
+        const { done, value } = await this.work.next();
+        if (done) {
+          finished = true;
+          return this.settle!.resolve(value);
+        }
+        yield value;
+      }
+    } catch (error) {
+      finished = true;
+      this.settle!.reject(error);
+      throw error;
+    } finally {
+      if (!finished) {
+        const reason = new DOMException("The answer was not read to its end", "AbortError");
+        this.settle!.reject(reason);
+        this.controller.abort(reason);
+        await this.work.return(undefined as never).catch(() => {});
+      }
+      this.controller.abort(); // lets go of the caller's signal
+    }
+  }
+
+  private promise(): Promise<Caption> {
+    return (this.outcome ??= new Promise((resolve, reject) => (this.settle = { resolve, reject })));
+  }
+
+  private async drain(): Promise<void> {
+    try {
+      for await (const _ of this);
+    } catch {
+      // the result says it
+    }
+  }
+}

@@ -1,0 +1,416 @@
+/** Hugging Face's two model classes: Kosmos2Model gives states, Kosmos2ForConditionalGeneration logits and answers. */
+import { Engine, type EngineOptions, type Reading, type Sequence, type Stages } from "./engine.js";
+import { Kosmos2Error } from "./errors.js";
+import { greedy, type Stop } from "./generate/greedy.js";
+import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
+import type { Kosmos2Config } from "./model/config.js";
+import { tensor, type Tensor } from "./tensor.js";
+import { type ModelSource, openModel } from "./weights/source.js";
+
+/** Options of `fromPretrained` and of `Kosmos2.load`. */
+export type LoadOptions = EngineOptions;
+
+/** What a processor gives and a model takes. B texts of T tokens; without pictures the model reads text alone. */
+export interface ModelInputs {
+  /** [B, T] */
+  inputIds: Tensor<"int32">;
+  /** [B, T], 0 for padding, on either side. Default all 1. */
+  attentionMask?: Tensor<"int32">;
+  /** [B, T], 1 where an image row stands; as many in each row as the picture has image rows. */
+  imageEmbedsPositionMask?: Tensor<"int32">;
+  /** [B, 3, H, W] */
+  pixelValues?: Tensor;
+  /** [B, latentQueryNum, embedDim], from `getImageFeatures`: spares the vision pass. */
+  imageEmbeds?: Tensor;
+  /** Of the processor; not read. */
+  imageSizes?: unknown;
+}
+
+export interface ForwardOptions {
+  /** The states before, between and after the decoder's layers, the last one normed. */
+  outputHiddenStates?: boolean;
+  /** Softmax weights of every decoder layer and of the resampler. */
+  outputAttentions?: boolean;
+  /** Takes pictures of other sizes than the checkpoint's by resizing its position table. */
+  interpolatePosEncoding?: boolean;
+  /** Inner results to keep, by name (MODEL.md, "Stages"). Only for a batch of one. Asking changes no number. */
+  stages?: readonly string[];
+  signal?: AbortSignal;
+}
+
+/** Fields of Hugging Face's Kosmos2ModelOutput. Rows of padding are zero. */
+export interface ModelOutput {
+  /** [B, T, embedDim], normed */
+  lastHiddenState: Tensor;
+  /** [B, latentQueryNum, embedDim], where there was a picture */
+  imageEmbeds?: Tensor;
+  hiddenStates?: Tensor[];
+  /** For each layer [B, heads, T, T] */
+  attentions?: Tensor[];
+  /** [B, heads, latentQueryNum, image rows + latentQueryNum] */
+  projectionAttentions?: Tensor;
+  stages: Record<string, Tensor>;
+}
+
+/** As ModelOutput, with logits instead of the last state. */
+export interface CausalOutput extends Omit<ModelOutput, "lastHiddenState"> {
+  /** [B, T, vocabSize] */
+  logits: Tensor;
+}
+
+export interface Timings {
+  loadMs: number;
+  visionMs: number;
+  prefillMs: number;
+  decodeMs: number;
+}
+
+export interface GenerateOutput {
+  /** [B, L]: prompts as they were given, answers, padding. */
+  sequences: Tensor<"int32">;
+  /** The answers alone, end token included. */
+  newIds: number[][];
+  stop: Stop[];
+  timings: Timings;
+}
+
+const inputKeys = ["inputIds", "attentionMask", "imageEmbedsPositionMask", "pixelValues", "imageEmbeds", "imageSizes"] as const;
+const forwardKeys = ["outputHiddenStates", "outputAttentions", "interpolatePosEncoding", "stages", "signal"] as const;
+
+/** One text of a batch, without its padding being read. */
+interface Row {
+  ids: number[];
+  mask: number[];
+  places: number[];
+  /** Ids that are read, and no padding. */
+  read: number[];
+}
+
+/** What both classes share. */
+abstract class PretrainedModel {
+  protected constructor(protected readonly engine: Engine) {}
+
+  get config(): Kosmos2Config {
+    return this.engine.config;
+  }
+
+  /** What computes, for people. */
+  get description(): string {
+    return `${this.engine.dtype}, ${this.engine.backend.description}`;
+  }
+
+  /**
+   * Image rows of each picture, to be given as `imageEmbeds` as often as wanted.
+   *
+   * @param pixelValues [B, 3, H, W]
+   * @returns [B, latentQueryNum, embedDim]
+   */
+  async getImageFeatures(pixelValues: Tensor, options: { interpolatePosEncoding?: boolean; signal?: AbortSignal } = {}): Promise<Tensor> {
+    refuseUnknown(options, ["interpolatePosEncoding", "signal"], "see a picture");
+    const seen = await this.seeAll(pixelValues, options);
+    return this.imageTensor(seen.map(({ embeds }) => embeds));
+  }
+
+  /** Gives memory and threads back; pending and later calls reject with code `disposed`. Twice is fine. */
+  async dispose(): Promise<void> {
+    await this.engine.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  protected async run(inputs: ModelInputs & ForwardOptions, last: "text.final_norm" | "logits"): Promise<{ last: Tensor } & Omit<ModelOutput, "lastHiddenState">> {
+    refuseUnknown(inputs, [...inputKeys, ...forwardKeys], "run the model");
+    const { layers, attentionHeads, embedDim, vocabSize } = this.config.textConfig;
+    const rows = this.rows(inputs), T = inputs.inputIds.dims[1];
+    const asked = inputs.stages ?? [];
+    if (asked.length && rows.length > 1) throw mismatch("stages are kept for a batch of one", rows.length, 1);
+    const each = Array.from({ length: layers }, (_, i) => i);
+    const states = inputs.outputHiddenStates ? ["text.embeddings", ...each.slice(0, -1).map((i) => `text.layer.${i}`), "text.final_norm"] : [];
+    const attentions = inputs.outputAttentions ? each.map((i) => `text.attention.${i}`) : [];
+    const textStages = [...new Set([...asked, ...states, ...attentions, last])];
+    const pictures = await this.pictures(inputs, [...asked, ...(inputs.outputAttentions ? ["projection.attention"] : [])]);
+    const kept: Stages[] = [];
+    for (const [i, row] of rows.entries()) {
+      const sequence = this.engine.begin();
+      try {
+        const reading = { sequence, ids: row.ids, mask: row.mask, places: row.places, images: pictures?.[i].embeds };
+        kept.push(await this.engine.read([reading], { signal: inputs.signal, stages: textStages, logits: last === "logits" }));
+      } finally {
+        this.engine.end(sequence);
+      }
+    }
+    const D = last === "logits" ? vocabSize : embedDim;
+    const spread = (name: string, columns: number) => tensor("float32", spreadRows(rows, T, columns, kept.map((k) => k.get(name)!.data)), [rows.length, T, columns]);
+    return {
+      last: spread(last, D),
+      ...(pictures && { imageEmbeds: this.imageTensor(pictures.map(({ embeds }) => embeds)) }),
+      ...(states.length && { hiddenStates: states.map((name) => spread(name, embedDim)) }),
+      ...(attentions.length && {
+        attentions: attentions.map((name) =>
+          tensor("float32", spreadWeights(rows, T, attentionHeads, kept.map((k) => k.get(name)!.data)), [rows.length, attentionHeads, T, T])),
+      }),
+      ...(inputs.outputAttentions && pictures && { projectionAttentions: this.projectionWeights(pictures.map(({ stages }) => stages)) }),
+      stages: asked.length ? this.named(asked, pictures?.[0].stages, kept[0]) : {},
+    };
+  }
+
+  /** Rows of a batch, checked against the model. */
+  protected rows(inputs: ModelInputs): Row[] {
+    const { vocabSize } = this.config.textConfig, { latentQueryNum } = this.config;
+    const { inputIds, attentionMask, imageEmbedsPositionMask, pixelValues, imageEmbeds } = inputs;
+    if (inputIds?.dims?.length !== 2 || inputIds.dims[1] === 0) throw mismatch("inputIds", inputIds?.dims, "a tensor [B, T] of at least one token");
+    const [B, T] = inputIds.dims;
+    for (const [name, other] of Object.entries({ attentionMask, imageEmbedsPositionMask })) {
+      if (other && (other.dims[0] !== B || other.dims[1] !== T)) throw mismatch(name, other.dims, [B, T]);
+    }
+    const pictures = pixelValues ?? imageEmbeds;
+    if (pictures && pictures.dims[0] !== B) throw mismatch("pictures", pictures.dims[0], `${B}, one for each text`);
+    return Array.from({ length: B }, (_, b) => {
+      const of = (t: Tensor<"int32"> | undefined, otherwise: number) => t ? [...t.data.subarray(b * T, (b + 1) * T)] : new Array<number>(T).fill(otherwise);
+      const row = { ids: of(inputIds, 0), mask: of(attentionMask, 1), places: of(imageEmbedsPositionMask, 0) };
+      const bad = row.ids.find((id) => id < 0 || id >= vocabSize);
+      if (bad !== undefined) throw mismatch(`token id of row ${b}`, bad, `0 … ${vocabSize - 1}`);
+      const places = row.places.filter((place, i) => place && row.mask[i]).length, wanted = pictures ? latentQueryNum : 0;
+      if (places !== wanted) throw mismatch(`image rows of row ${b}`, places, wanted);
+      const read = row.ids.filter((_, i) => row.mask[i] !== 0);
+      if (read.length === 0) throw mismatch(`tokens of row ${b}`, 0, "at least one that is not padding");
+      if (read.length > this.engine.contextSize) {
+        throw new Kosmos2Error("prompt-too-long", "input", `Cannot read row ${b}: ${read.length} tokens, the context holds ${this.engine.contextSize}`, {
+          found: read.length, wanted: this.engine.contextSize,
+        });
+      }
+      return { ...row, read };
+    });
+  }
+
+  /** Image rows of each text, from pixels or as they are given. */
+  protected async pictures(
+    inputs: ModelInputs & ForwardOptions, stages: readonly string[] = [],
+  ): Promise<{ embeds: Float32Array; stages: Stages }[] | undefined> {
+    const { imageEmbeds, pixelValues } = inputs;
+    if (!imageEmbeds) return pixelValues && this.seeAll(pixelValues, inputs, stages);
+    const { latentQueryNum } = this.config, { embedDim } = this.config.textConfig;
+    const [B, L, D] = imageEmbeds.dims;
+    if (imageEmbeds.dims.length !== 3 || L !== latentQueryNum || D !== embedDim) throw mismatch("imageEmbeds", imageEmbeds.dims, ["B", latentQueryNum, embedDim]);
+    return Array.from({ length: B }, (_, b) => ({ embeds: imageEmbeds.data.subarray(b * L * D, (b + 1) * L * D), stages: new Map() }));
+  }
+
+  private async seeAll(pixelValues: Tensor, options: ForwardOptions, stages: readonly string[] = []) {
+    const { numChannels, imageSize, patchSize } = this.config.visionConfig;
+    const [B, C, H, W] = pixelValues.dims;
+    if (pixelValues.dims.length !== 4 || C !== numChannels) throw mismatch("pixelValues", pixelValues.dims, ["B", numChannels, imageSize, imageSize]);
+    if (options.interpolatePosEncoding ? H < patchSize || W < patchSize : H !== imageSize || W !== imageSize) {
+      throw mismatch("pixelValues", pixelValues.dims, `${imageSize} × ${imageSize} pixels, or interpolatePosEncoding: true`);
+    }
+    const seen = [];
+    for (let b = 0; b < B; b++) {
+      const pixels = pixelValues.data.subarray(b * C * H * W, (b + 1) * C * H * W);
+      seen.push(await this.engine.see(pixels, H, W, { signal: options.signal, stages }));
+    }
+    return seen;
+  }
+
+  private imageTensor(embeds: readonly Float32Array[]): Tensor {
+    const { latentQueryNum } = this.config, { embedDim } = this.config.textConfig;
+    const all = new Float32Array(embeds.length * latentQueryNum * embedDim);
+    embeds.forEach((rows, b) => all.set(rows, b * latentQueryNum * embedDim));
+    return tensor("float32", all, [embeds.length, latentQueryNum, embedDim]);
+  }
+
+  private projectionWeights(stages: readonly Stages[]): Tensor | undefined {
+    const { latentQueryNum } = this.config, { attentionHeads } = this.config.textConfig;
+    const weights = stages.map((kept) => kept.get("projection.attention"));
+    if (!weights.every((w) => w !== undefined)) return undefined; // given embeddings have no weights
+    const { columns } = weights[0], all = new Float32Array(weights.length * attentionHeads * latentQueryNum * columns);
+    weights.forEach((w, b) => all.set(w.data, b * w.data.length));
+    return tensor("float32", all, [weights.length, attentionHeads, latentQueryNum, columns]);
+  }
+
+  /** Kept stages in Hugging Face's shapes: a batch axis before rows and columns, heads apart. */
+  private named(asked: readonly string[], ...kept: (Stages | undefined)[]): Record<string, Tensor> {
+    const { attentionHeads } = this.config.textConfig;
+    const named: Record<string, Tensor> = {};
+    for (const name of asked) {
+      const stage = kept.map((stages) => stages?.get(name)).find((found) => found);
+      if (!stage) continue; // the answer's keys say what there was
+      const { rows, columns, data } = stage;
+      if (/\.attention/.test(name)) named[name] = tensor("float32", data, [1, attentionHeads, rows / attentionHeads, columns]);
+      else if (/\.cache\./.test(name)) named[name] = tensor("float32", headsApart(data, rows, columns, attentionHeads), [1, attentionHeads, rows, columns / attentionHeads]);
+      else named[name] = tensor("float32", data, [1, rows, columns]);
+    }
+    return named;
+  }
+}
+
+/**
+ * Kosmos-2 without its language-model head.
+ *
+ * @example
+ *   const model = await Kosmos2Model.fromPretrained("kosmos2-emoji");
+ *   const { lastHiddenState } = await model.forward(inputs);
+ */
+export class Kosmos2Model extends PretrainedModel {
+  static async fromPretrained(source: ModelSource, options: LoadOptions = {}): Promise<Kosmos2Model> {
+    return new Kosmos2Model(await load(source, options));
+  }
+
+  /** @throws {Kosmos2Error} code `processor-mismatch` when the inputs don't fit the model */
+  async forward(inputs: ModelInputs & ForwardOptions): Promise<ModelOutput> {
+    const { last, ...others } = await this.run(inputs, "text.final_norm");
+    return { lastHiddenState: last, ...others };
+  }
+}
+
+/** A text fed bit by bit: each call reads on where the last one ended. */
+export interface Session {
+  /**
+   * @param ids the next tokens
+   * @returns [ids.length, vocabSize]: logits after each of them
+   */
+  feed(ids: readonly number[], options?: { signal?: AbortSignal }): Promise<Tensor>;
+  dispose(): void;
+}
+
+/**
+ * Kosmos-2 that answers.
+ *
+ * @example
+ *   const processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji");
+ *   const model = await Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji");
+ *   const inputs = await processor.process({ text: "<grounding> An image of", images: "picture.png" });
+ *   const { sequences } = await model.generate({ ...inputs, maxNewTokens: 64 });
+ *   const [text] = processor.batchDecode(sequences, { skipSpecialTokens: true });
+ */
+export class Kosmos2ForConditionalGeneration extends PretrainedModel {
+  static async fromPretrained(source: ModelSource, options: LoadOptions = {}): Promise<Kosmos2ForConditionalGeneration> {
+    return new Kosmos2ForConditionalGeneration(await load(source, options));
+  }
+
+  /** @throws {Kosmos2Error} code `processor-mismatch` when the inputs don't fit the model */
+  async forward(inputs: ModelInputs & ForwardOptions): Promise<CausalOutput> {
+    const { last, ...others } = await this.run(inputs, "logits");
+    return { logits: last, ...others };
+  }
+
+  /**
+   * The best answer token by token. Padding may be on either side: each row's answer is the one it would get alone.
+   *
+   * @throws {Kosmos2Error} codes `processor-mismatch`, `prompt-too-long`, `option-invalid`, `option-unknown`
+   */
+  async generate(inputs: ModelInputs & GenerateOptions): Promise<GenerateOutput> {
+    const answer = this.answer(inputs);
+    const newIds: number[][] = Array.from({ length: inputs.inputIds.dims[0] }, () => []);
+    for (;;) {
+      const { done, value } = await answer.next();
+      if (done) return { ...value, newIds, sequences: this.sequences(inputs.inputIds, newIds) };
+      newIds[value.row].push(value.id);
+    }
+  }
+
+  /** As `generate`, each token as soon as it is known; leaving the loop stops the work. */
+  async *stream(inputs: ModelInputs & GenerateOptions): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
+    return yield* this.answer(inputs);
+  }
+
+  /** For teacher forcing and the like. One picture at most. */
+  async startSession(inputs: Pick<ModelInputs, "inputIds" | "imageEmbedsPositionMask" | "pixelValues" | "imageEmbeds"> & { signal?: AbortSignal }): Promise<Session & { logits: Tensor }> {
+    const [row] = this.rows(inputs);
+    const pictures = await this.pictures(inputs);
+    const sequence = this.engine.begin();
+    const feed = async (reading: Omit<Reading, "sequence">, signal?: AbortSignal) => {
+      const { rows, columns, data } = (await this.engine.read([{ sequence, ...reading }], { signal })).get("logits")!;
+      return tensor("float32", data, [rows, columns]);
+    };
+    try {
+      const logits = await feed({ ids: row.ids, places: row.places, images: pictures?.[0].embeds }, inputs.signal);
+      return { logits, feed: (ids, options = {}) => feed({ ids }, options.signal), dispose: () => this.engine.end(sequence) };
+    } catch (error) {
+      this.engine.end(sequence);
+      throw error;
+    }
+  }
+
+  private async *answer(inputs: ModelInputs & GenerateOptions): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
+    refuseUnknown(inputs, [...inputKeys, ...generateKeys], "generate");
+    const { signal } = inputs;
+    const settings = generateSettings(inputs, this.engine.generation);
+    const rows = this.rows(inputs);
+    signal?.throwIfAborted();
+    let since = performance.now();
+    const lap = () => -since + (since = performance.now());
+    const pictures = await this.pictures({ ...inputs, signal });
+    const timings: Timings = { loadMs: this.engine.loadMs, visionMs: lap(), prefillMs: 0, decodeMs: 0 };
+    const sequences: Sequence[] = rows.map(() => this.engine.begin());
+    try {
+      const tokens = greedy(rows.map(({ read }) => read), async (steps) => {
+        const first = steps[0].ids.length > 1 || timings.prefillMs === 0;
+        const readings = steps.map(({ row, ids }): Reading => {
+          const sequence = sequences[row];
+          if (sequence.cache.length > 0) return { sequence, ids };
+          return { sequence, ids: rows[row].ids, mask: rows[row].mask, places: rows[row].places, images: pictures?.[row].embeds };
+        });
+        const choices = await this.engine.choose(readings, steps.map(({ banned }) => banned), signal);
+        if (first) timings.prefillMs += lap();
+        return choices.map(({ id }) => id);
+      }, { ...settings, contextSize: this.engine.contextSize });
+      const stop = yield* tokens;
+      timings.decodeMs = lap();
+      return { stop, timings };
+    } finally {
+      for (const sequence of sequences) this.engine.end(sequence);
+    }
+  }
+
+  private sequences(prompts: Tensor<"int32">, newIds: readonly number[][]): Tensor<"int32"> {
+    const [B, T] = prompts.dims, longest = Math.max(0, ...newIds.map((ids) => ids.length));
+    const all = new Int32Array(B * (T + longest)).fill(this.engine.generation.padTokenId);
+    newIds.forEach((ids, b) => {
+      all.set(prompts.data.subarray(b * T, (b + 1) * T), b * (T + longest));
+      all.set(ids, b * (T + longest) + T);
+    });
+    return tensor("int32", all, [B, T + longest]);
+  }
+}
+
+async function load(source: ModelSource, options: LoadOptions): Promise<Engine> {
+  refuseUnknown(options, ["dtype", "threads", "engine", "shared", "wasmUrl", "workerFactory", "signal", "onProgress", "logger"], "load a model");
+  return Engine.load(await openModel(source, { signal: options.signal }), options);
+}
+
+const mismatch = (what: string, found: unknown, wanted: unknown) =>
+  new Kosmos2Error("processor-mismatch", "input", `Cannot give these inputs to this model: ${what}: found ${JSON.stringify(found)}, wanted ${JSON.stringify(wanted)}; use the processor of the same checkpoint`, {
+    found, wanted,
+  });
+
+/** Rows that were read back to where they stood among the padding, which stays 0. */
+function spreadRows(rows: readonly Row[], T: number, columns: number, data: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(rows.length * T * columns);
+  rows.forEach(({ mask }, b) => {
+    let read = 0;
+    mask.forEach((m, t) => {
+      if (m !== 0) all.set(data[b].subarray(read * columns, ++read * columns), (b * T + t) * columns);
+    });
+  });
+  return all;
+}
+
+/** Attention weights likewise, along both axes. */
+function spreadWeights(rows: readonly Row[], T: number, heads: number, data: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(rows.length * heads * T * T);
+  rows.forEach(({ mask }, b) => {
+    const places = [...mask.keys()].filter((t) => mask[t] !== 0), n = places.length;
+    for (let h = 0; h < heads; h++)
+      places.forEach((t, i) => places.forEach((s, j) => (all[((b * heads + h) * T + t) * T + s] = data[b][(h * n + i) * n + j])));
+  });
+  return all;
+}
+
+/** [T, heads · d] → [heads, T, d]. */
+function headsApart(data: Float32Array, T: number, columns: number, heads: number): Float32Array {
+  const d = columns / heads, apart = new Float32Array(data.length);
+  for (let t = 0; t < T; t++)
+    for (let h = 0; h < heads; h++) apart.set(data.subarray(t * columns + h * d, t * columns + (h + 1) * d), (h * T + t) * d);
+  return apart;
+}

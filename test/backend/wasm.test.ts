@@ -1,0 +1,122 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { test } from "node:test";
+import type { Backend } from "#src/backend/backend.js";
+import { capabilities, createWasmBackend, type WasmOptions } from "#src/backend/wasm/wasm.js";
+import { bytesOf } from "#src/graph/memory.js";
+import { RECORD_BYTES, writeRecord } from "#src/graph/record.js";
+import { Kosmos2Error } from "#src/errors.js";
+import { random, root } from "../support.js";
+
+/** Adds x to dst, `times` records long. */
+function additions(dst: number, x: number, columns: number, times: number): Uint8Array {
+  const records = new Uint8Array(times * RECORD_BYTES), view = new DataView(records.buffer);
+  for (let i = 0; i < times; i++) writeRecord(view, i, "copy", { dst, ldd: columns, x: i ? dst : x, ldx: columns, y: x, ldy: columns, M: 1, D: columns });
+  return records;
+}
+
+async function withBackend(options: WasmOptions, use: (backend: Backend) => Promise<void>): Promise<void> {
+  const backend = await createWasmBackend(options);
+  try {
+    await use(backend);
+  } finally {
+    await backend.dispose();
+  }
+}
+
+const code = (wanted: string) => (error: unknown) => error instanceof Kosmos2Error && error.code === wanted;
+const forms: Record<string, WasmOptions> = {
+  "one thread, shared memory": { threads: 1 },
+  "two threads": { threads: 2 },
+  "five threads": { threads: 5 },
+  "a worker with a memory of its own": { shared: false },
+  "the caller's thread": { worker: false },
+};
+
+for (const [form, options] of Object.entries(forms)) {
+  test(`the wasm backend on ${form} carries out records in order`, () => withBackend({ engine: "plain", ...options }, async (backend) => {
+    const x = random(1000, 3), address = backend.alloc(4000), dst = backend.alloc(4000);
+    backend.write(address, bytesOf(x));
+    for (let round = 1; round <= 3; round++) {
+      await backend.run(additions(dst, address, 1000, 7), 7);
+      const sum = new Float32Array((await backend.read(dst, 4000)).buffer);
+      let wanted = x.map((v) => v + v);
+      for (let i = 1; i < 7; i++) wanted = wanted.map((v, j) => v + x[j]);
+      assert.deepEqual(sum, wanted);
+      if (round === 2) await new Promise((resolve) => setTimeout(resolve, 60)); // threads have gone back to their event loops
+    }
+  }));
+
+  test(`the wasm backend on ${form} grows without moving anything`, () => withBackend({ engine: "plain", ...options }, async (backend) => {
+    const x = backend.alloc(40);
+    backend.write(x, bytesOf(random(10, 5)));
+    const far = backend.alloc(2 ** 24);
+    backend.write(far + 2 ** 24 - 40, bytesOf(random(10, 6)));
+    await backend.run(additions(far, x, 10, 1), 1);
+    assert.deepEqual(new Float32Array((await backend.read(x, 40)).buffer), random(10, 5));
+    assert.deepEqual(new Float32Array((await backend.read(far, 40)).buffer), random(10, 5).map((v) => v + v));
+    assert.deepEqual(new Float32Array((await backend.read(far + 2 ** 24 - 40, 40)).buffer), random(10, 6));
+  }));
+
+  test(`the wasm backend on ${form} stops between records on abort, keeps the event loop free, and goes on`, () =>
+    withBackend({ engine: "plain", ...options }, async (backend) => {
+      const columns = 250_000, x = backend.alloc(4 * columns), dst = backend.alloc(4 * columns), reason = new Error("enough");
+      backend.write(x, bytesOf(random(columns, 9)));
+      const long = additions(dst, x, columns, 40_000); // seconds of work
+      const controller = new AbortController();
+      let lag = 0, tick = performance.now();
+      const timer = setInterval(() => {
+        lag = Math.max(lag, performance.now() - tick - 2);
+        tick = performance.now();
+      }, 2);
+      const start = performance.now();
+      setTimeout(() => controller.abort(reason), 30);
+      await assert.rejects(backend.run(long, 40_000, controller.signal), reason);
+      clearInterval(timer);
+      assert.ok(performance.now() - start < 1500, "far from the end");
+      assert.ok(lag < 250, `the event loop stood still for ${lag} ms`); // 50 on a quiet machine; tests run side by side
+      await backend.run(additions(dst, x, columns, 1), 1);
+    }));
+
+  test(`the wasm backend on ${form} rejects what is under way when it is disposed of, and all that follows`, async () => {
+    const backend = await createWasmBackend({ engine: "plain", ...options });
+    const columns = 250_000, x = backend.alloc(4 * columns);
+    const run = backend.run(additions(x, x, columns, 40_000), 40_000);
+    setTimeout(() => void backend.dispose(), 20);
+    await assert.rejects(run, code("disposed"));
+    await backend.dispose();
+    await assert.rejects(backend.run(new Uint8Array(RECORD_BYTES), 1), code("disposed"));
+    assert.throws(() => backend.alloc(1), code("disposed"));
+  });
+
+  test(`the wasm backend on ${form} rejects with worker-lost when a kernel traps, and leaves no thread waiting`, async () => {
+    const backend = await createWasmBackend({ engine: "plain", ...options });
+    const unknown = new Uint8Array(RECORD_BYTES).fill(77);
+    await assert.rejects(backend.run(unknown, 1), code("worker-lost"));
+    await assert.rejects(backend.run(unknown, 1), code("worker-lost"));
+    await backend.dispose();
+  });
+}
+
+test("capabilities says what is used and why not more", async () => {
+  const { used, reasons, simd } = await capabilities({ shared: false });
+  assert.deepEqual([used.shared, used.threads, simd], [false, 1, true]);
+  assert.ok(reasons.some((reason) => reason.includes("declined")));
+  await assert.rejects(capabilities({ threads: 0 }), code("option-invalid"));
+  await assert.rejects(capabilities({ engine: "fast" as "plain" }), code("option-invalid"));
+});
+
+test("a memory that would outgrow its limit is refused with what was needed", () => withBackend({ threads: 1, maxBytes: 2 ** 20 }, async (backend) => {
+  assert.throws(() => backend.alloc(2 ** 26), (error) => code("memory-exhausted")(error) && (error as Kosmos2Error).details.neededBytes! > 2 ** 26);
+  backend.alloc(1000); // and the rest is still there
+}));
+
+test("a script that loaded the backend and forgot it ends by itself", () => {
+  const script = `import { createWasmBackend } from "./dist/backend/wasm/wasm.js";
+    const backend = await createWasmBackend({ threads: 2 });
+    const { RECORD_BYTES, writeRecord } = await import("./dist/graph/record.js");
+    const x = backend.alloc(64), records = new Uint8Array(RECORD_BYTES);
+    writeRecord(new DataView(records.buffer), 0, "copy", { dst: x, ldd: 4, x, ldx: 4, y: 0, ldy: 0, M: 1, D: 4 });
+    await backend.run(records, 1); console.log("done");`;
+  assert.equal(execFileSync(process.execPath, ["--input-type=module", "-e", script], { cwd: root, timeout: 10_000, encoding: "utf8" }).trim(), "done");
+});
