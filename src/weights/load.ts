@@ -53,7 +53,7 @@ export interface WeightsOptions {
   /** `total` is known from the first call on; `file` is the one being read. */
   onProgress?: (progress: { loaded: number; total: number; file: string }) => void;
   logger?: Logger;
-  /** Most bytes of one read. Default 8 MiB; two such buffers are held while loading. */
+  /** Most bytes of one read; two such buffers are held while loading. Default 2 MiB: fits the cache, and checks never block for long. */
   chunkBytes?: number;
 }
 
@@ -120,7 +120,7 @@ interface Chunk {
 export async function loadWeights(
   checkpoint: Checkpoint, config: Kosmos2Config, dtype: Format, backend: Device, options: WeightsOptions = {},
 ): Promise<Weights> {
-  const { signal, onProgress, logger, chunkBytes = 2 ** 23 } = options;
+  const { signal, onProgress, logger, chunkBytes = 2 ** 21 } = options;
   signal?.throwIfAborted();
   const { found, aliases } = findTensors(checkpoint, config, logger);
   const allocated: number[] = [];
