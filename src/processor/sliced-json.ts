@@ -39,11 +39,13 @@ async function parseSliced(text: string, signal?: AbortSignal): Promise<unknown>
   }
 }
 
-/** Pairs from `at`, and where the next begin. A "]," inside a piece leaves its quotes unbalanced, so no cut there can be parsed. */
+/** Pairs from `at`, and where the next begin. A "]," inside a piece leaves its quotes unbalanced, so a cut there can't be parsed. */
 function sliceOf(text: string, at: number, end: number): [unknown[], number] {
   const gap = /\]\s*,/g;
   gap.lastIndex = at + sliceLength;
-  for (let found = gap.exec(text); found && found.index < end; found = gap.exec(text)) {
+  for (let tries = 0; tries < 32; tries++) { // more than that: broken somewhere, which parsing the rest will say
+    const found = gap.exec(text);
+    if (!found || found.index >= end) break;
     try {
       return [JSON.parse(`[${text.slice(at, found.index + 1)}]`) as unknown[], gap.lastIndex];
     } catch {
