@@ -6,14 +6,14 @@ import { openModel, type ModelSource } from "../weights/source.js";
 import type { ImageSize } from "./boxes.js";
 import type { ImageInput } from "./decode.js";
 import { extractEntities, type Grounded } from "./entities.js";
-import { Kosmos2ImageProcessor, type PreprocessOptions } from "./image-processor.js";
+import { Kosmos2ImageProcessor, type PreprocessOptions, type PreprocessedImages } from "./image-processor.js";
 import { encodePrompts, type PromptOptions, type PromptRows } from "./prompt.js";
 import { streamText, type StreamedText, type StreamedToken } from "./stream.js";
 import { Kosmos2Tokenizer, type DecodeOptions } from "./tokenizer.js";
 
 /** What turns pictures into pixels: Kosmos2ImageProcessor, or your own. */
 export interface ImagePreprocessor {
-  preprocess(images: ImageInput | ImageInput[], options?: PreprocessOptions): Promise<{ pixelValues: Tensor; imageSizes: readonly ImageSize[] }>;
+  preprocess(images: ImageInput | readonly ImageInput[], options?: PreprocessOptions): Promise<PreprocessedImages>;
 }
 
 /** All that `process` understands; anything else is refused. */
@@ -21,7 +21,7 @@ export interface ProcessOptions extends PromptOptions, PreprocessOptions {
   /** One prompt, or one an image. `<grounding>` in front asks for boxes; without it an answer has no entities */
   text?: string | readonly string[] | null;
   /** One picture a text; or embeddings of pictures, as `getImageFeatures` gives them: [B, latentQueryNum, embedDim] */
-  images?: ImageInput | ImageInput[] | Tensor | null;
+  images?: ImageInput | readonly ImageInput[] | Tensor | null;
 }
 
 /** Pictures alone, or their embeddings. */
@@ -101,8 +101,8 @@ export class Kosmos2Processor {
 
   /** The same from a folder that is open. */
   static async fromFiles(files: ModelFiles, { signal }: { signal?: AbortSignal } = {}): Promise<Kosmos2Processor> {
-    const imageProcessor = await Kosmos2ImageProcessor.fromFiles(files, { signal });
     const tokenizer = await Kosmos2Tokenizer.fromFiles(files, { signal });
+    const imageProcessor = await Kosmos2ImageProcessor.fromFiles(files, { signal });
     const config = (await readJson(files, "config.json", signal)) as { latent_query_num?: unknown } | undefined;
     const rows = config?.latent_query_num;
     return new Kosmos2Processor(tokenizer, imageProcessor, isCount(1)(rows) ? (rows as number) : undefined);
@@ -137,7 +137,7 @@ export class Kosmos2Processor {
     if (images === undefined) return { ...inputs, imageSizes: new Array<null>(rows!.inputIds.length).fill(null) };
     if (!this.imageProcessor)
       throw new Kosmos2Error("image-processor-missing", "state", "Cannot process images: this processor was made without an image processor; pass one to its constructor");
-    const { pixelValues, imageSizes } = await this.imageProcessor.preprocess(images as ImageInput | ImageInput[], { signal, exif, maxPixels, fetch, wasmUrl });
+    const { pixelValues, imageSizes } = await this.imageProcessor.preprocess(images as ImageInput | readonly ImageInput[], { signal, exif, maxPixels, fetch, wasmUrl });
     return { ...inputs, pixelValues, imageSizes };
   }
 

@@ -1,18 +1,20 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Kosmos2Error, Kosmos2Processor, Kosmos2Tokenizer, boxOfPatches, extractEntities, patchesOfBox } from "kosmos2-wasm/processor";
 import type { ImagePreprocessor, ProcessOptions, StreamedToken } from "kosmos2-wasm/processor";
 import { stripTags } from "#src/processor/entities.js";
+import { TextStream } from "#src/processor/stream.js";
 import { tensor } from "#src/tensor.js";
-import { random } from "../support.js";
+import { fixtures, random } from "../support.js";
 
 const { tokenizer } = await Kosmos2Processor.fromPretrained("kosmos2-emoji");
 const seen: unknown[] = [];
 const pictures: ImagePreprocessor = {
   async preprocess(images, options) {
-    const list = Array.isArray(images) ? images : [images];
+    const count = Array.isArray(images) ? images.length : 1;
     seen.push(options);
-    return { pixelValues: tensor("float32", new Float32Array(list.length * 3), [list.length, 3, 1, 1]), imageSizes: list.map(() => ({ width: 60, height: 50 })) };
+    return { pixelValues: tensor("float32", new Float32Array(count * 3), [count, 3, 1, 1]), imageSizes: new Array(count).fill({ width: 60, height: 50 }) };
   },
 };
 const processor = new Kosmos2Processor(tokenizer, pictures);
@@ -29,7 +31,15 @@ test("process gives int32 tensors of a batch of one, pixels and upright sizes", 
   assert.deepEqual([...inputs.inputIds.data], [0, 451, ...Array.from({ length: 64 }, (_, i) => 4 + i), 452, 460, 25, 21, 27]);
   assert.deepEqual([...inputs.imageEmbedsPositionMask.data], [0, 0, ...new Array(64).fill(1), 0, 0, 0, 0, 0]);
   assert.deepEqual([inputs.pixelValues?.dims, inputs.imageSizes], [[1, 3, 1, 1], [{ width: 60, height: 50 }]]);
-  assert.deepEqual(seen.at(-1), { signal: undefined, exif: false, maxPixels: 9 });
+  assert.deepEqual(seen.at(-1), { signal: undefined, exif: false, maxPixels: 9, fetch: undefined, wasmUrl: undefined });
+});
+
+test("process of a real picture gives the fixture's prompt and 224 × 224 pixels", async () => {
+  const [{ image, prompt, prompt_ids }] = JSON.parse(readFileSync(`${fixtures}emoji/cases.json`, "utf8")).cases;
+  const whole = await Kosmos2Processor.fromPretrained("kosmos2-emoji");
+  const inputs = await whole.process({ text: prompt, images: readFileSync(`${fixtures}emoji/${image}`) });
+  assert.deepEqual([...inputs.inputIds.data], prompt_ids);
+  assert.deepEqual(inputs.pixelValues?.dims, [1, 3, 224, 224]);
 });
 
 test("process passes image embeddings through and takes their count of rows", async () => {
@@ -183,6 +193,23 @@ test("decodeStream's texts put together are the decoded whole behind the prompt,
     if (out.some(({ text }, i) => text === "" && i < out.length - 1)) held++;
   }
   assert.ok(held > 10 && cut > 2, `${held} held back, ${cut} prompts changed by the answer`); // else nothing was tried
+});
+
+test("every space that the clean-up may still take out is held back", () => {
+  const text = ["x"];
+  for (const mark of [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're", "  ' m", " n ' t"]) text.push(...mark, "y");
+  const letters = { piece: (id: number) => text[id], cleansUp: true };
+  const stream = new TextStream(letters, []);
+  const out = text.map((_, id) => stream.push(id)).join("") + stream.end();
+  assert.equal(out, "x.y?y!y,y'yn'ty'my'sy'vey'rey'myn'ty");
+});
+
+test("the longest of equally cut texts says how far a batch with images is padded", async () => {
+  const text = ["two keys and a dog and a panda", "two keys and a dog and a panda, a panda"]; // both are cut to 70 at first
+  const lengths = await Promise.all([text, [...text].reverse()].map(async (text) =>
+    (await processor.process({ text, images: ["a", "b"], padding: "max_length", maxLength: 70 })).inputIds.dims[1]));
+  const whole = text.map((text) => 67 + tokenizer.encode(text, { addSpecialTokens: false }).length);
+  assert.deepEqual(lengths, whole.reverse()); // Hugging Face reads the last of them again, and whole
 });
 
 test("decodeStream passes a token on as soon as its text is settled, row by row", async () => {
