@@ -22,7 +22,8 @@ export interface LoadProgress {
   loaded: number;
   total: number;
   file: string;
-  phase: "download" | "read";
+  /** `verify`: what was downloaded is compared with its hash. */
+  phase: "download" | "verify" | "read";
 }
 
 /** How weights are stored and computed with. `fp32`, `fp16` and `q8` are understood as well. */

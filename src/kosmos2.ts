@@ -1,12 +1,12 @@
 /** The short way: a picture in, a grounded caption out. */
 import { type GenerateOptions, generateKeys, refuseUnknown } from "./generate/options.js";
 import type { Stop } from "./generate/greedy.js";
-import { Kosmos2ForConditionalGeneration, type LoadOptions, type Timings } from "./modeling.js";
+import { Kosmos2ForConditionalGeneration, loadKeys, type LoadOptions, type Timings } from "./modeling.js";
 import type { WasmUrl } from "./platform/modules.js";
 import type { Fetch, ImageInput } from "./processor/decode.js";
 import type { Entity } from "./processor/entities.js";
 import { Kosmos2Processor } from "./processor/processor.js";
-import type { ModelSource } from "./weights/source.js";
+import { openModel, type ModelSource } from "./weights/source.js";
 
 export interface CaptionOptions extends GenerateOptions {
   /** Default `<grounding> An image of`. Without `<grounding>` the answer has no boxes. */
@@ -64,12 +64,17 @@ export class Kosmos2 {
   ) {}
 
   /**
-   * @param source the model in the package by default; or a folder, the files themselves
-   * @throws {Kosmos2Error} kinds `load`, `integrity`, `memory`, `unsupported`
+   * @param source the model in the package by default; or a hub id, a folder, a URL, the files themselves
+   * @throws {Kosmos2Error} kinds `load`, `download`, `integrity`, `memory`, `unsupported`
    */
   static async load(source: ModelSource = "kosmos2-emoji", options: LoadOptions = {}): Promise<Kosmos2> {
-    const processor = await Kosmos2Processor.fromPretrained(source, { signal: options.signal });
-    return new Kosmos2(await Kosmos2ForConditionalGeneration.fromPretrained(source, options), processor, options.wasmUrl);
+    refuseUnknown(options, loadKeys, "load a model");
+    // A download is over before anything is read, so that processor and weights are of one commit.
+    await openModel(source, options);
+    const cached = { ...options, refresh: false };
+    const { dtype, threads, engine, shared, wasmUrl, workerFactory, onProgress, ...opening } = cached;
+    const processor = await Kosmos2Processor.fromPretrained(source, opening);
+    return new Kosmos2(await Kosmos2ForConditionalGeneration.fromPretrained(source, cached), processor, wasmUrl);
   }
 
   /**

@@ -5,10 +5,10 @@ import { greedy, type Stop } from "./generate/greedy.js";
 import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
 import type { Kosmos2Config } from "./model/config.js";
 import { tensor, type Tensor } from "./tensor.js";
-import { type ModelSource, openModel } from "./weights/source.js";
+import { type ModelSource, openModel, type OpenOptions } from "./weights/source.js";
 
-/** Options of `fromPretrained` and of `Kosmos2.load`. */
-export type LoadOptions = EngineOptions;
+/** Options of `fromPretrained` and of `Kosmos2.load`: those of the engine, and those of a download where `source` needs one. */
+export interface LoadOptions extends EngineOptions, Omit<OpenOptions, "need" | "onProgress" | "logger"> {}
 
 /** What a processor gives and a model takes. B texts of T tokens; without pictures the model reads text alone. */
 export interface ModelInputs {
@@ -374,9 +374,14 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
   }
 }
 
+export const loadKeys = [
+  "dtype", "threads", "engine", "shared", "wasmUrl", "workerFactory", "signal", "onProgress", "logger",
+  "revision", "token", "cacheDir", "localFilesOnly", "refresh", "endpoint", "fetch", "concurrency",
+];
+
 async function load(source: ModelSource, options: LoadOptions): Promise<Engine> {
-  refuseUnknown(options, ["dtype", "threads", "engine", "shared", "wasmUrl", "workerFactory", "signal", "onProgress", "logger"], "load a model");
-  return Engine.load(await openModel(source, { signal: options.signal }), options);
+  refuseUnknown(options, loadKeys, "load a model");
+  return Engine.load(await openModel(source, options), options);
 }
 
 const mismatch = (what: string, found: unknown, wanted: unknown) =>

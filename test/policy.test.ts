@@ -9,7 +9,7 @@ import { root } from "./support.js";
 const below: Record<string, readonly string[]> = {
   graph: [],
   platform: ["weights/files", "hub"],
-  weights: ["graph", "platform", "model"],
+  weights: ["graph", "platform", "model", "hub"],
   model: ["graph", "weights"],
   generate: ["model", "graph", "weights"],
   backend: ["graph", "platform"],

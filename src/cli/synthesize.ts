@@ -102,7 +102,7 @@ export async function synthesize(options: SynthesizeOptions): Promise<number> {
   }
 
   async function copyProcessor(from: ModelSource): Promise<void> {
-    const files = await openModel(from, { signal });
+    const files = await openModel(from, { signal, need: "processor" });
     for (const file of processorFiles) {
       const source = await files.open(file, signal);
       if (!source) continue;

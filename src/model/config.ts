@@ -5,7 +5,7 @@
 import { Kosmos2Error } from "../errors.js";
 import { activations, type Activation } from "../graph/graph.js";
 import { notFound, readJson, type ModelFiles } from "../weights/files.js";
-import { openModel, type ModelSource } from "../weights/source.js";
+import { openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
 
 /** One field of a file: its names there (Hugging Face's own first, then aliases), its default, and how it is checked. */
 interface Field<T> {
@@ -229,8 +229,8 @@ export class Kosmos2Config implements TopConfig {
   }
 
   /** Reads a model's sizes alone, without its weights. */
-  static async fromPretrained(source: ModelSource, options: { signal?: AbortSignal } = {}): Promise<Kosmos2Config> {
-    return Kosmos2Config.fromFiles(await openModel(source, options), options.signal);
+  static async fromPretrained(source: ModelSource, options: OpenOptions = {}): Promise<Kosmos2Config> {
+    return Kosmos2Config.fromFiles(await openModel(source, { need: "config", ...options }), options.signal);
   }
 
   /** The file again, under its own names: what it said, unknown fields too, and defaults where it said nothing. */

@@ -2,7 +2,7 @@
 import { Kosmos2Error } from "../errors.js";
 import { tensor, type Tensor } from "../tensor.js";
 import { readJson, type ModelFiles } from "../weights/files.js";
-import { openModel, type ModelSource } from "../weights/source.js";
+import { openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
 import type { ImageSize } from "./boxes.js";
 import type { ImageInput } from "./decode.js";
 import { extractEntities, type Grounded } from "./entities.js";
@@ -95,8 +95,8 @@ export class Kosmos2Processor {
    * @throws {Kosmos2Error} `model-not-found`, `tokenizer-invalid`, `tokenizer-unsupported`, `config-invalid`
    * @example const processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji");
    */
-  static async fromPretrained(source: ModelSource, options: { signal?: AbortSignal } = {}): Promise<Kosmos2Processor> {
-    return Kosmos2Processor.fromFiles(await openModel(source, options), options);
+  static async fromPretrained(source: ModelSource, options: OpenOptions = {}): Promise<Kosmos2Processor> {
+    return Kosmos2Processor.fromFiles(await openModel(source, { need: "processor", ...options }), options);
   }
 
   /** The same from a folder that is open. */

@@ -1,6 +1,8 @@
 /** Where a model comes from. A source is judged by its form alone: what happens to lie on the disk never changes its meaning. */
 import { embeddedModel, openFolder } from "#platform";
 import { Kosmos2Error } from "../errors.js";
+import { openWebFolder } from "../hub/folder.js";
+import { openHub, type HubOptions } from "../hub/hub.js";
 import type { ByteSource } from "../platform/platform.js";
 import { bytesSource, endsEarly, isPlainName, type ModelFiles } from "./files.js";
 
@@ -26,18 +28,19 @@ export interface FileLike extends BlobLike {
  */
 export type ModelSource = string | URL | readonly FileLike[] | Readonly<Record<string, BlobLike | Uint8Array>>;
 
-export interface OpenOptions {
-  signal?: AbortSignal;
-}
+/** Of a folder and of given files only `signal` has a meaning; of a URL also `fetch` and `token`; of a hub id all. */
+export type OpenOptions = Omit<HubOptions, "store" | "tuning">;
 
 const isUrl = (source: string): boolean => /^(https?|file):/i.test(source);
 const isPath = (source: string): boolean => /^(\.{0,2}[\\/]|\.{1,2}$|[a-z]:[\\/])/i.test(source);
 const isHubId = (source: string): boolean => /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(source);
 
 /**
- * Opens a model's folder; its files are opened later, one by one.
+ * Opens a model's folder; its files are opened later, one by one. A hub id is fetched first, into the cache, unless it is there;
+ * a URL is read in place.
  *
- * @throws {Kosmos2Error} code `model-not-found` when there is no such folder, `model-source-invalid` when `source` has no known form
+ * @throws {Kosmos2Error} code `model-not-found` when there is no such folder, `model-source-invalid` when `source` has no known form,
+ *   `hub-*` when a download fails (hub/hub.ts lists them)
  */
 export async function openModel(source: ModelSource, options: OpenOptions = {}): Promise<ModelFiles> {
   options.signal?.throwIfAborted();
@@ -45,7 +48,8 @@ export async function openModel(source: ModelSource, options: OpenOptions = {}):
   if (typeof source === "string") {
     if (source === "kosmos2-emoji") return embeddedModel;
     if (/^file:/i.test(source) || isPath(source)) return openFolder(source);
-    if (isUrl(source) || isHubId(source)) return openRemote(source);
+    if (isUrl(source)) return openWebFolder(source, options);
+    if (isHubId(source)) return openHub(source, options);
     throw new Kosmos2Error("model-source-invalid", "input",
       `Cannot open "${source}": it is neither a hub id ("org/name") nor a path; a folder's path begins with "./", "../" or "/"`, { found: source });
   }
@@ -53,12 +57,6 @@ export async function openModel(source: ModelSource, options: OpenOptions = {}):
   if (typeof source === "object" && source !== null) return new GivenFiles(new Map(Object.entries(source as Record<string, BlobLike | Uint8Array>)));
   throw new Kosmos2Error("model-source-invalid", "input",
     `Cannot open a model from ${String(source)}: wanted an id, a path, a URL, or the files themselves`, { found: source });
-}
-
-/** A hub id or a web address. */
-function openRemote(source: string): Promise<ModelFiles> {
-  throw new Kosmos2Error("hub-unsupported", "unsupported",
-    `Cannot open "${source}": models are not fetched from the network yet; download its files and pass the folder, as "./folder"`, { found: source });
 }
 
 /** Of several files with one name, as a picked folder may hold in subfolders, the one nearest to its root. */
