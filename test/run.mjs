@@ -13,5 +13,9 @@ const files = readdirSync("build/test", { recursive: true })
   .filter((file) => file.endsWith(".test.js") && (words.length === 0 || words.some((word) => file.includes(word))))
   .map((file) => `build/test/${file}`)
   .sort();
+if (files.length === 0) {
+  console.error(`No built test has ${words.join(" or ")} in its path`);
+  process.exit(2);
+}
 const { status } = spawnSync(process.execPath, ["--test", "--test-timeout=300000", "--test-reporter=spec", ...files], { stdio: "inherit" });
 process.exit(status ?? 1);

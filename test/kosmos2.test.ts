@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { Kosmos2 } from "kosmos2-wasm";
+import { fixtures } from "./support.js";
+
+const picture = `${fixtures}emoji/keys.png`;
+let kosmos: Kosmos2;
+before(async () => (kosmos = await Kosmos2.load()));
+after(() => kosmos.dispose());
+
+test("Kosmos2.caption describes a picture and says where things stand", async () => {
+  const { caption, entities, generatedText, newIds, stop, timings } = await kosmos.caption(picture);
+  assert.ok(entities.length > 0);
+  for (const { phrase, range, boxes } of entities) {
+    assert.equal(caption.slice(...range), phrase);
+    for (const { normalized, pixels } of boxes) {
+      assert.ok(normalized.every((v) => v >= 0 && v <= 1));
+      assert.ok(pixels && pixels.every((v) => v >= 0));
+    }
+  }
+  assert.ok(generatedText.startsWith("<grounding>") && generatedText.includes("<patch_index_"));
+  assert.deepEqual([stop, newIds.at(-1)], ["eos", 2]);
+  assert.ok(Object.values(timings).every((ms) => ms > 0));
+});
+
+test("the pieces of Kosmos2.stream concatenate to what was generated after the prompt", async () => {
+  const answer = kosmos.stream(picture);
+  let text = "";
+  const ids: number[] = [];
+  for await (const piece of answer) {
+    text += piece.text;
+    ids.push(piece.id);
+  }
+  const { generatedText, newIds } = await answer.result;
+  assert.equal(`<grounding> An image of${text}`, generatedText);
+  assert.deepEqual(ids, newIds);
+  await assert.rejects(async () => { for await (const _ of answer); }, TypeError);
+});
+
+test("work begins when it is asked for, and leaving the loop ends it", async () => {
+  const idle = kosmos.stream("/nowhere.png"); // never asked for: never opened
+  const answer = kosmos.stream(picture);
+  for await (const _ of answer) break;
+  await assert.rejects(answer.result, { name: "AbortError" });
+  await assert.rejects(idle.result, (error) => (error as { code?: string }).code !== undefined);
+});
+
+test("many captions at once are all right, and one bad picture harms none of them", async () => {
+  const wanted = await kosmos.caption(picture);
+  const all = await Promise.allSettled(Array.from({ length: 12 }, (_, i) => kosmos.caption(i === 5 ? new Uint8Array(10) : picture)));
+  all.forEach((one, i) => {
+    assert.equal(one.status, i === 5 ? "rejected" : "fulfilled");
+    if (one.status === "fulfilled") assert.deepEqual(one.value.newIds, wanted.newIds);
+  });
+});
+
+test("Kosmos2.caption is aborted with the signal's reason, also while it waits for its turn", async () => {
+  const reason = new Error("too late"), controller = new AbortController();
+  const busy = Array.from({ length: 6 }, () => kosmos.caption(picture));
+  const waiting = kosmos.caption(picture, { signal: controller.signal });
+  controller.abort(reason);
+  await assert.rejects(waiting, reason);
+  await Promise.all(busy);
+  await assert.rejects(kosmos.caption(picture, { signal: AbortSignal.abort(reason) }), reason);
+});
+
+test("Kosmos2.caption refuses options that it does not know", () => {
+  assert.throws(() => kosmos.caption(picture, { promt: "x" } as never), (error) => (error as { code?: string }).code === "option-unknown");
+});
+
+test("the event loop stays free while a picture is captioned", async () => {
+  await kosmos.caption(picture);
+  let worst = 0, tick = performance.now();
+  const timer = setInterval(() => {
+    worst = Math.max(worst, performance.now() - tick);
+    tick = performance.now();
+  }, 1);
+  for (let i = 0; i < 5; i++) await kosmos.caption(picture);
+  clearInterval(timer);
+  assert.ok(worst < 250, `blocked for ${worst} ms`); // the bar is 50 ms on a quiet machine; tests share theirs
+});

@@ -1,0 +1,193 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { Kosmos2ForConditionalGeneration, Kosmos2Model, Kosmos2Processor, type Kosmos2Inputs, type LoadOptions, type Tensor } from "kosmos2-wasm";
+import { fixtures } from "./support.js";
+
+const pictures = ["keys", "rocket"].map((name) => `${fixtures}emoji/${name}.png`);
+const prompts = ["<grounding> An image of", "<grounding> Describe this image in detail:"];
+let processor: Kosmos2Processor;
+/** Each picture with its prompt alone, and both as a batch padded left. */
+let single: Kosmos2Inputs[], both: Kosmos2Inputs;
+
+before(async () => {
+  processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji");
+  single = await Promise.all(pictures.map((images, i) => processor.process({ text: prompts[i], images })));
+  both = await processor.process({ text: prompts, images: pictures, padding: true, paddingSide: "left" });
+});
+
+/** One model of each kind, made when it is first asked for. */
+const models = new Map<string, Promise<Kosmos2ForConditionalGeneration>>();
+function model(options: LoadOptions = {}): Promise<Kosmos2ForConditionalGeneration> {
+  const key = JSON.stringify(options);
+  if (!models.has(key)) models.set(key, Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji", options));
+  return models.get(key)!;
+}
+after(async () => {
+  for (const each of models.values()) await (await each).dispose();
+});
+
+const bits = (t: Tensor) => new Int32Array(t.data.buffer, t.data.byteOffset, t.data.length);
+const stages = ["vision.embeddings", "vision.layer.1", "vision.features", "projection.attention", "text.embeddings", "text.attention.0", "text.cache.0.key", "text.layer.2", "text.final_norm"];
+
+for (const dtype of ["f32", "f16", "i8"] as const) {
+  test(`${dtype}: every number is the same on 1, 2 and 3 threads, shared memory or not`, async () => {
+    const wanted = await (await model({ dtype, threads: 1 })).forward({ ...single[0], stages });
+    for (const options of [{ threads: 2 }, { threads: 3 }, { shared: false }]) {
+      const found = await (await model({ dtype, ...options })).forward({ ...single[0], stages });
+      assert.deepEqual(bits(found.logits), bits(wanted.logits), JSON.stringify(options));
+      for (const stage of stages) assert.deepEqual(bits(found.stages[stage]), bits(wanted.stages[stage]), `${stage}, ${JSON.stringify(options)}`);
+    }
+  });
+
+  test(`${dtype}: reading token by token gives the very logits of reading at once`, async () => {
+    const ids = [...single[0].inputIds.data], more = [900, 70, 450, 451, 300, 31, 1000];
+    const session = await (await model({ dtype })).startSession(single[0]);
+    const steps: number[] = [...bits(session.logits)];
+    for (const id of more.slice(0, 4)) steps.push(...bits(await session.feed([id])));
+    steps.push(...bits(await session.feed(more.slice(4))));
+    session.dispose();
+    const longer = { type: "int32" as const, data: Int32Array.from([...ids, ...more]), dims: [1, ids.length + more.length] };
+    const places = { ...longer, data: Int32Array.from([...single[0].imageEmbedsPositionMask.data, ...more.map(() => 0)]) };
+    const { logits } = await (await model({ dtype })).forward({ inputIds: longer, imageEmbedsPositionMask: places, pixelValues: single[0].pixelValues });
+    assert.deepEqual(Int32Array.from(steps), bits(logits));
+  });
+
+  test(`${dtype}: a padded batch answers as each row does alone`, async () => {
+    const m = await model({ dtype });
+    const alone = await Promise.all(single.map((inputs) => m.generate({ ...inputs, maxNewTokens: 40 })));
+    const right = await processor.process({ text: prompts, images: pictures, padding: true, paddingSide: "right" });
+    for (const inputs of [both, right]) {
+      const { newIds, stop, sequences } = await m.generate({ ...inputs, maxNewTokens: 40 });
+      assert.deepEqual(newIds, alone.map((each) => each.newIds[0]));
+      assert.deepEqual(stop, alone.map((each) => each.stop[0]));
+      assert.deepEqual(sequences.dims, [2, inputs.inputIds.dims[1] + Math.max(...newIds.map((ids) => ids.length))]);
+    }
+  });
+}
+
+test("keeping stages changes no number", async () => {
+  const m = await model({ dtype: "i8" });
+  const bare = await m.forward({ ...single[0] });
+  const kept = await m.forward({ ...single[0], stages, outputHiddenStates: true, outputAttentions: true });
+  assert.deepEqual(bits(kept.logits), bits(bare.logits));
+  assert.equal(kept.hiddenStates!.length, m.config.textConfig.layers + 0 + 1);
+  assert.deepEqual(kept.attentions![0].dims, [1, 3, single[0].inputIds.dims[1], single[0].inputIds.dims[1]]);
+  assert.deepEqual(kept.projectionAttentions!.dims, [1, 3, 64, 321]);
+});
+
+test("Kosmos2Model gives the state that the logits are made of", async () => {
+  const bare = await Kosmos2Model.fromPretrained("kosmos2-emoji", { dtype: "f32" });
+  const { lastHiddenState } = await bare.forward({ ...both });
+  const { hiddenStates } = await (await model({ dtype: "f32" })).forward({ ...both, outputHiddenStates: true });
+  assert.deepEqual(bits(lastHiddenState), bits(hiddenStates!.at(-1)!));
+  await bare.dispose();
+});
+
+test("image embeddings stand in for pixels", async () => {
+  const m = await model();
+  const imageEmbeds = await m.getImageFeatures(both.pixelValues!);
+  assert.deepEqual(imageEmbeds.dims, [2, 64, 192]);
+  const { pixelValues: _, ...text } = both;
+  const [a, b] = [await m.generate({ ...both, maxNewTokens: 20 }), await m.generate({ ...text, imageEmbeds, maxNewTokens: 20 })];
+  assert.deepEqual(a.newIds, b.newIds);
+  assert.ok(a.timings.visionMs > b.timings.visionMs);
+});
+
+test("a text without a picture is read as it is", async () => {
+  const inputs = await processor.process({ text: "<grounding> An image of" });
+  const { newIds, stop } = await (await model()).generate({ ...inputs, maxNewTokens: 5 });
+  assert.ok(newIds[0].length > 0 && stop.length === 1);
+});
+
+test("calls at once queue fairly and answer as one after another", async () => {
+  const m = await model();
+  const wanted = [];
+  for (let i = 0; i < 6; i++) wanted.push((await m.generate({ ...single[i % 2], maxNewTokens: 24 })).newIds);
+  const order: number[] = [];
+  const found = await Promise.all(wanted.map(async (_, i) => {
+    const ids: number[] = [];
+    for await (const { id } of m.stream({ ...single[i % 2], maxNewTokens: 24 })) {
+      ids.push(id);
+      order.push(i);
+    }
+    return [ids];
+  }));
+  assert.deepEqual(found, wanted);
+  const firsts = [0, 1, 2, 3, 4, 5].map((i) => order.indexOf(i));
+  const firstEnd = Math.min(...[0, 1, 2, 3, 4, 5].map((i) => order.lastIndexOf(i)));
+  assert.ok(Math.max(...firsts) < firstEnd, `all began before any ended: ${order}`);
+});
+
+test("leaving a stream stops its work, and the model goes on", async () => {
+  const m = await model();
+  const wanted = (await m.generate({ ...single[0] })).newIds[0];
+  for await (const { id } of m.stream({ ...single[0] })) {
+    assert.equal(id, wanted[0]);
+    break;
+  }
+  assert.deepEqual((await m.generate({ ...single[0] })).newIds[0], wanted);
+});
+
+test("an abort rejects with the signal's reason, before the call, between tokens and while it waits its turn", async () => {
+  const m = await model(), reason = new Error("no more");
+  await assert.rejects(m.generate({ ...single[0], signal: AbortSignal.abort(reason) }), reason);
+  const controller = new AbortController();
+  const tokens = m.stream({ ...single[0], signal: controller.signal });
+  await tokens.next();
+  controller.abort(reason);
+  await assert.rejects(tokens.next(), reason);
+  const waiting = new AbortController();
+  const first = m.generate({ ...single[0] });
+  const second = assert.rejects(m.generate({ ...single[1], signal: waiting.signal }), reason);
+  waiting.abort(reason);
+  await second;
+  await first;
+});
+
+test("dispose in the middle of a generation rejects it and all later calls with code disposed", async () => {
+  const m = await Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji");
+  const disposed = (error: unknown) => (error as { code?: string }).code === "disposed";
+  const tokens = m.stream({ ...single[0] });
+  await tokens.next();
+  const next = assert.rejects(tokens.next(), disposed);
+  await m.dispose();
+  await next;
+  await m.dispose();
+  await assert.rejects(m.generate({ ...single[0] }), disposed);
+});
+
+test("loading can be aborted, reports bytes whose total is known first, and refuses what it doesn't know", async () => {
+  const seen: number[] = [], reason = new Error("stop");
+  const controller = new AbortController();
+  await assert.rejects(Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji", {
+    signal: controller.signal,
+    onProgress: ({ loaded, total }) => {
+      seen.push(loaded);
+      assert.ok(total > 8e6 && loaded <= total);
+      controller.abort(reason);
+    },
+  }), reason);
+  assert.equal(seen[0], 0);
+  const code = (wanted: string) => (error: unknown) => (error as { code?: string }).code === wanted;
+  await assert.rejects(Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji", { dtyp: "i8" } as LoadOptions), code("option-unknown"));
+  await assert.rejects(Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji", { dtype: "i7" as "i8" }), code("option-invalid"));
+});
+
+test("inputs that don't fit the model are refused with what was found and wanted", async () => {
+  const m = await model();
+  const mismatch = (part: RegExp) => (error: unknown) => (error as { code?: string }).code === "processor-mismatch" && part.test((error as Error).message);
+  const ids = (data: number[]) => ({ type: "int32" as const, data: Int32Array.from(data), dims: [1, data.length] });
+  await assert.rejects(m.generate({ inputIds: ids([0, 99999]) }), mismatch(/99999/));
+  await assert.rejects(m.generate({ ...single[0], imageEmbedsPositionMask: ids([...single[0].inputIds.data].map(() => 0)) }), mismatch(/image rows/));
+  await assert.rejects(m.generate({ ...single[0], pixelValues: { type: "float32", data: new Float32Array(3 * 30 * 30), dims: [1, 3, 30, 30] } }), mismatch(/224/));
+  await assert.rejects(m.generate({ ...single[0], maxNewTokens: -1 }), /maxNewTokens/);
+  await assert.rejects(m.generate({ ...single[0], temperature: 1 } as never), /temperature/);
+});
+
+test("an answer ends with stop context when there is no room left", async () => {
+  const m = await model();
+  const ids = { type: "int32" as const, data: new Int32Array(500).fill(20), dims: [1, 500] };
+  const { newIds, stop } = await m.generate({ inputIds: ids, maxNewTokens: 400, eosTokenId: null });
+  assert.deepEqual([newIds[0].length, stop], [12, ["context"]]);
+  await assert.rejects(m.generate({ inputIds: { ...ids, data: new Int32Array(600), dims: [1, 600] } }), (error) => (error as { code?: string }).code === "prompt-too-long");
+});
