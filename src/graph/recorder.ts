@@ -24,7 +24,7 @@ export interface StoredNorm extends Norm {
 }
 
 /** Bytes that live in the arena from the operation that makes them to the last that needs them. */
-class Buffer {
+class Slot {
   /** Where in the arena, once that is laid out. */
   address = 0;
   /** Last operation that needs them; Infinity for results that are kept. */
@@ -35,12 +35,12 @@ class Buffer {
   }
 }
 
-/** Rows of f32 in a buffer. */
+/** Rows of f32 in a slot. */
 class Rows implements Matrix {
   /** The layernorm that makes exactly these rows, if one does: it can make them as int16 as well. */
   norm: Operation | undefined;
   constructor(
-    readonly buffer: Buffer | undefined,
+    readonly slot: Slot | undefined,
     readonly offset: number,
     readonly rows: number,
     readonly columns: number,
@@ -61,7 +61,7 @@ interface Quantized {
 }
 
 interface Place {
-  readonly buffer: Buffer | undefined;
+  readonly slot: Slot | undefined;
   readonly offset: number;
 }
 
@@ -129,8 +129,8 @@ const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 export class Recorder implements Graph {
   private readonly operations: Operation[] = [];
   private readonly late: Operation[] = [];
-  private readonly results: Buffer[] = [];
-  private readonly inputs: { buffer: Buffer; fill: (arena: number) => Uint8Array }[] = [];
+  private readonly results: Slot[] = [];
+  private readonly inputs: { slot: Slot; fill: (arena: number) => Uint8Array }[] = [];
   private readonly kept = new Map<string, Rows>();
   private readonly int16 = new Map<Rows, Quantized>();
 
@@ -146,14 +146,14 @@ export class Recorder implements Graph {
 
   /** Numbers from outside, row-major. */
   input(data: Float32Array, rows: number, columns: number): Matrix {
-    return new Rows(this.inputBytes(data.byteLength, () => bytesOf(data)).buffer, 0, rows, columns);
+    return new Rows(this.inputBytes(data.byteLength, () => bytesOf(data)).slot, 0, rows, columns);
   }
 
   /** Keeps a result under a name. */
   keep(name: string, x: Matrix): void {
     const rows = x as Rows;
     this.kept.set(name, rows);
-    if (rows.buffer) rows.buffer.last = Infinity;
+    if (rows.slot) rows.slot.last = Infinity;
   }
 
   tap(name: string, x: Matrix): void {
@@ -204,7 +204,7 @@ export class Recorder implements Graph {
   keysValues(k: Matrix, v: Matrix): KeysValues {
     const x = k as Rows, values = v as Rows;
     const blocks = Math.ceil(k.rows / BLOCK), keyBytes = BLOCK * k.columns * 4, valueBytes = BLOCK * values.stride * 4;
-    const keys = { buffer: this.buffer(blocks * keyBytes), offset: 0 };
+    const keys = { slot: this.slot(blocks * keyBytes), offset: 0 };
     const keyTable = this.table(keys, blocks, keyBytes), valueTable = this.table(values, blocks, valueBytes);
     this.record(
       "store_keys",
@@ -218,7 +218,7 @@ export class Recorder implements Graph {
   append(past: Past, layer: number, k: Matrix, v: Matrix): KeysValues {
     let row = 0;
     const sequences = (past as Batch).sequences.map(({ cache, rows }) => {
-      const table = { buffer: undefined, offset: cache.table };
+      const table = { slot: undefined, offset: cache.table };
       const position = () => cache.length;
       for (const part of ["keys", "values"] as const) {
         const x = this.rows(part === "keys" ? k : v, row, row + rows) as Rows;
@@ -248,7 +248,7 @@ export class Recorder implements Graph {
       const rows = Math.min(part.rows, q.rows);
       const x = this.rows(q, row, row + rows) as Rows, y = this.rows(dst, row, row + rows) as Rows;
       const scratchBytes = attentionScratch(part.room);
-      const scratch = { buffer: this.buffer(scratchBytes * this.threads), offset: 0 };
+      const scratch = { slot: this.slot(scratchBytes * this.threads), offset: 0 };
       const places: Record<string, Place> = {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
       };
@@ -308,10 +308,10 @@ export class Recorder implements Graph {
   }
 
   rows(x: Matrix, from: number, to: number): Matrix {
-    const { buffer, offset, stride, columns } = x as Rows;
+    const { slot, offset, stride, columns } = x as Rows;
     if (from === 0 && to === x.rows) return x;
     if (from < 0 || to > x.rows || from > to) throw new RangeError(`Cannot take rows ${from} … ${to - 1} of ${x.rows}`);
-    return new Rows(buffer, offset + from * stride * 4, to - from, columns, stride);
+    return new Rows(slot, offset + from * stride * 4, to - from, columns, stride);
   }
 
   /** The best of each row of logits without its banned ids, kept under `name`: [rows, 3] words of id (u32), best and second logit (f32). */
@@ -331,26 +331,26 @@ export class Recorder implements Graph {
   /** Lays everything out; nothing can be recorded after this. */
   finish(): Pass {
     let inputBytes = 0;
-    for (const { buffer } of this.inputs) {
-      buffer.address = inputBytes;
-      inputBytes += buffer.bytes;
+    for (const { slot } of this.inputs) {
+      slot.address = inputBytes;
+      inputBytes += slot.bytes;
     }
     for (const { kind, places } of this.operations) {
       // a norm whose rows are needed as int16 alone writes no others
       const { dst } = places;
-      if (kind === "layernorm" && places.quantized && dst.buffer && !dst.buffer.read && dst.buffer.last !== Infinity) {
-        this.results.splice(this.results.indexOf(dst.buffer), 1);
+      if (kind === "layernorm" && places.quantized && dst.slot && !dst.slot.read && dst.slot.last !== Infinity) {
+        this.results.splice(this.results.indexOf(dst.slot), 1);
         delete places.dst;
       }
     }
     const arenaBytes = this.layOut(inputBytes);
-    const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.buffer!.address, rows: x.rows, columns: x.columns }]));
+    const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.slot!.address, rows: x.rows, columns: x.columns }]));
     const inputs = new Uint8Array(inputBytes), records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
     let written = -1;
     return {
       arenaBytes, kept, count: this.operations.length,
       at: (arena) => {
-        for (const { buffer, fill } of this.inputs) inputs.set(fill(arena), buffer.address);
+        for (const { slot, fill } of this.inputs) inputs.set(fill(arena), slot.address);
         for (const operation of written === arena ? this.late : this.operations) this.write(view, operation, arena);
         written = arena;
         return { inputs, records };
@@ -360,15 +360,15 @@ export class Recorder implements Graph {
 
   /** Puts each result into the first gap that is free for as long as it lives. Returns the arena's size. */
   private layOut(from: number): number {
-    let live: Buffer[] = []; // by address
+    let live: Slot[] = []; // by address
     let end = from;
-    for (const buffer of this.results.sort((a, b) => a.first - b.first)) {
-      live = live.filter((other) => other.last >= buffer.first);
+    for (const slot of this.results.sort((a, b) => a.first - b.first)) {
+      live = live.filter((other) => other.last >= slot.first);
       let address = from, place = 0;
-      while (place < live.length && live[place].address - address < buffer.bytes) address = live[place].address + live[place++].bytes;
-      buffer.address = address;
-      live.splice(place, 0, buffer);
-      end = Math.max(end, address + buffer.bytes);
+      while (place < live.length && live[place].address - address < slot.bytes) address = live[place].address + live[place++].bytes;
+      slot.address = address;
+      live.splice(place, 0, slot);
+      end = Math.max(end, address + slot.bytes);
     }
     return end;
   }
@@ -380,8 +380,8 @@ export class Recorder implements Graph {
       words[name] = typeof value === "number" ? value : value();
     }
     for (const name in places) {
-      const { buffer, offset } = places[name];
-      words[name] = offset + (buffer ? arena + buffer.address : 0);
+      const { slot, offset } = places[name];
+      words[name] = offset + (slot ? arena + slot.address : 0);
     }
     writeRecord(view, index, kind, words as unknown as Fields<typeof kind>);
   }
@@ -395,34 +395,34 @@ export class Recorder implements Graph {
       break;
     }
     for (const name in places) {
-      const { buffer } = places[name];
-      if (!buffer) continue;
-      buffer.last = Math.max(buffer.last, index);
-      if (name !== "dst") buffer.read = true;
+      const { slot } = places[name];
+      if (!slot) continue;
+      slot.last = Math.max(slot.last, index);
+      if (name !== "dst") slot.read = true;
     }
     return operation;
   }
 
-  private buffer(bytes: number, first = this.operations.length): Buffer {
-    const buffer = new Buffer(align(bytes + 64), first); // kernels may read 64 bytes past an end
-    this.results.push(buffer);
-    return buffer;
+  private slot(bytes: number, first = this.operations.length): Slot {
+    const slot = new Slot(align(bytes + 64), first); // kernels may read 64 bytes past an end
+    this.results.push(slot);
+    return slot;
   }
 
   private rowsOf(rows: number, columns: number): Rows {
-    return new Rows(this.buffer(rows * columns * 4), 0, rows, columns);
+    return new Rows(this.slot(rows * columns * 4), 0, rows, columns);
   }
 
   private inputBytes(bytes: number, fill: (arena: number) => Uint8Array): Place {
-    const buffer = new Buffer(align(bytes + 64), 0);
-    this.inputs.push({ buffer, fill });
-    return { buffer, offset: 0 };
+    const slot = new Slot(align(bytes + 64), 0);
+    this.inputs.push({ slot, fill });
+    return { slot, offset: 0 };
   }
 
   /** A table of the addresses of consecutive blocks. */
   private table(blocks: Place, count: number, blockBytes: number): Place {
     return this.inputBytes(4 * count, (arena) => {
-      const base = blocks.offset + (blocks.buffer ? arena + blocks.buffer.address : 0);
+      const base = blocks.offset + (blocks.slot ? arena + blocks.slot.address : 0);
       return bytesOf(Uint32Array.from({ length: count }, (_, b) => base + b * blockBytes));
     });
   }
@@ -433,8 +433,8 @@ export class Recorder implements Graph {
     if (known) return known;
     const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
     const first = x.norm?.index ?? this.operations.length;
-    const numbers = { buffer: this.buffer(x.rows * stride * 2, first), offset: 0 };
-    const scales = { buffer: this.buffer(x.rows * groups * 4, first), offset: 0 };
+    const numbers = { slot: this.slot(x.rows * stride * 2, first), offset: 0 };
+    const scales = { slot: this.slot(x.rows * groups * 4, first), offset: 0 };
     if (x.norm) {
       Object.assign(x.norm.places, { quantized: numbers, scales });
       x.norm.fields.ldq = stride;
