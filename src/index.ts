@@ -1,4 +1,5 @@
 /** The public names. */
+import "./globals.js";
 export { Kosmos2, type Answer, type Caption, type CaptionOptions, type Piece } from "./kosmos2.js";
 export {
   Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateOutput, type LoadOptions,
@@ -10,6 +11,7 @@ export type { Stop } from "./generate/greedy.js";
 export { Kosmos2Config, type Kosmos2TextConfig, type Kosmos2VisionConfig } from "./model/config.js";
 export { capabilities, type Capabilities } from "./backend/wasm/wasm.js";
 export type { ModelSource } from "./weights/source.js";
+export { annotate, annotateSvg, type Annotation, type AnnotateSvgOptions } from "./annotate.js";
 export * from "./processor/index.js";
 export { Kosmos2Error, type ErrorKind, type ErrorDetails } from "./errors.js";
 export type { Tensor } from "./tensor.js";

@@ -1,4 +1,5 @@
 /** The processor alone, for programs that have no need of a model: no weights, no kernels. */
+import "../globals.js";
 export { Kosmos2Error, type ErrorDetails, type ErrorKind } from "../errors.js";
 export type { Tensor } from "../tensor.js";
 export type { ModelSource } from "../weights/source.js";

@@ -1,0 +1,49 @@
+/**
+ * Which command a command line means, and what becomes of its errors.
+ * Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+ */
+import { readFileSync } from "node:fs";
+import { caption, captionUsage } from "./caption.js";
+import { doctor, doctorUsage } from "./doctor.js";
+import { UsageError } from "./options.js";
+import type { Terminal } from "./terminal.js";
+import { verify, verifyUsage } from "./verify.js";
+
+export type Command = (args: string[], terminal: Terminal, signal: AbortSignal) => Promise<number>;
+
+const commands: Record<string, { run: Command; usage: string }> = {
+  caption: { run: caption, usage: captionUsage },
+  verify: { run: verify, usage: verifyUsage },
+  doctor: { run: doctor, usage: doctorUsage },
+};
+
+const usage = `Kosmos-2 in WebAssembly: says what is in a picture, and where.
+
+${Object.values(commands).map(({ usage }) => `  ${usage.split("\n")[0]}`).join("\n")}
+
+kosmos2 COMMAND --help tells more; kosmos2 --version says which this is.
+`;
+
+/** Runs a command line. @returns the exit code */
+export async function main(args: string[], terminal: Terminal, signal: AbortSignal): Promise<number> {
+  const [name = "", ...rest] = args;
+  if (name === "--version" || name === "-v") {
+    terminal.out(`${JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")).version}\n`);
+    return 0;
+  }
+  if (name === "--help" || name === "-h" || name === "help") return terminal.out(usage), 0;
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+  try {
+    if (!command) throw new UsageError(name ? `there is no command "${name}"` : "a command is missing");
+    if (rest.includes("--help") || rest.includes("-h")) return terminal.out(command.usage), 0;
+    return await command.run(rest, terminal, signal);
+  } catch (error) {
+    if (signal.aborted) return 130;
+    if (error instanceof UsageError) {
+      terminal.err(`kosmos2: ${error.message}\n\n${command?.usage ?? usage}`);
+      return 2;
+    }
+    terminal.err(`kosmos2: ${error instanceof Error ? error.message : String(error)}\n`);
+    return 1;
+  }
+}

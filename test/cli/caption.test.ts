@@ -1,0 +1,177 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { caption, type Engine } from "#src/cli/caption.js";
+import { main } from "#src/cli/commands.js";
+import { UsageError } from "#src/cli/options.js";
+import type { Terminal } from "#src/cli/terminal.js";
+import { Kosmos2Error, type Caption } from "kosmos2-wasm";
+
+const folder = mkdtempSync(join(tmpdir(), "kosmos2-cli-"));
+after(() => rmSync(folder, { recursive: true }));
+
+function terminal(live = false): Terminal & { stdout: string; stderr: string } {
+  return {
+    stdout: "", stderr: "", live, color: false,
+    out(text) { this.stdout += text; },
+    err(text) { this.stderr += text; },
+  };
+}
+
+const answer: Caption = {
+  caption: "An image of two keys.", generatedText: "<grounding> An image of<phrase> two keys</phrase>…", newIds: [5, 6, 2], stop: "eos",
+  entities: [{
+    phrase: "two keys", span: [12, 20], range: [12, 20],
+    boxes: [
+      { normalized: [0.140625, 0.796875, 0.328125, 0.953125], pixels: [31.5, 178.5, 73.5, 213.5], patches: [804, 970] },
+      { normalized: [0.9, 0.9, 0.1, 0.1], patches: [1023, 0] }, // inverted, and of unknown size
+    ],
+  }],
+  timings: { loadMs: 1, visionMs: 2, prefillMs: 3, decodeMs: 4 },
+};
+
+/** An engine that says `answer` about every picture but those whose name has "bad" in it, and notes what it was asked. */
+function fake(): Engine & { asked: unknown[]; disposed: number } {
+  const notes = { asked: [] as unknown[], disposed: 0 };
+  const stream = (image: string, options: { signal: AbortSignal }) => {
+    notes.asked.push({ image, ...options });
+    const result = async () => {
+      options.signal.throwIfAborted();
+      if (image.includes("bad")) throw new Kosmos2Error("image-unreadable", "input", `Cannot decode "${image}"`);
+      return answer;
+    };
+    return {
+      async *[Symbol.asyncIterator]() {
+        await result();
+        yield { id: 5, text: " two" };
+        options.signal.throwIfAborted();
+        yield { id: 6, text: " keys" };
+      },
+      get result() { return result(); },
+    };
+  };
+  const load = async (source: string, options: object) => {
+    notes.asked.push({ source, ...options });
+    const processor = { postProcessGeneration: (text: string) => ({ caption: text.replace(/<.*?> ?/g, ""), entities: [] }) };
+    return { stream, processor, dispose: async () => void notes.disposed++ };
+  };
+  return Object.assign(notes, { load, annotate: async () => new TextEncoder().encode("PNG") }) as unknown as Engine & typeof notes;
+}
+
+const never = new AbortController().signal;
+
+test("caption prints the caption and, for each box, pixels, fractions and cells", async () => {
+  const t = terminal();
+  assert.equal(await caption(["keys.png"], t, never, fake()), 0);
+  assert.equal(t.stdout, [
+    "An image of two keys.",
+    "            pixels         0…1                      cells",
+    "  two keys  32 179 74 214  0.141 0.797 0.328 0.953  4,25 – 10,30",
+    "                           0.900 0.900 0.100 0.100  31,31 – 0,0",
+    "",
+  ].join("\n"));
+  assert.equal(t.stderr, "");
+});
+
+test("caption --json prints one object a picture and line, with every promised field", async () => {
+  const t = terminal();
+  assert.equal(await caption(["a.png", "b.png", "--json"], t, never, fake()), 0);
+  const lines = t.stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(lines.map(({ image }) => image), ["a.png", "b.png"]);
+  assert.deepEqual(Object.keys(lines[0]), ["image", "prompt", "generatedText", "newIds", "caption", "entities", "stop", "timings"]);
+  assert.deepEqual(lines[0].entities, JSON.parse(JSON.stringify(answer.entities)));
+  assert.equal(lines[0].prompt, "<grounding> An image of");
+});
+
+test("caption hands its options to the engine and gives the model back", async () => {
+  const engine = fake();
+  const args = ["x.png", "--model", folder, "--dtype", "f32", "--threads", "3", "--engine", "plain", "--no-shared", "--max-new-tokens", "7", "--prompt", "<grounding> Hm"];
+  await caption(args, terminal(), never, engine);
+  assert.deepEqual(engine.asked, [
+    { source: folder, dtype: "f32", threads: 3, engine: "plain", shared: false, signal: never },
+    { image: "x.png", prompt: "<grounding> Hm", maxNewTokens: 7, signal: never },
+  ]);
+  assert.equal(engine.disposed, 1);
+});
+
+test("caption reports a bad picture, does the others, and exits 1", async () => {
+  const t = terminal();
+  assert.equal(await caption(["a.png", "bad.png", "c.png", "--json"], t, never, fake()), 1);
+  assert.equal(t.stdout.trimEnd().split("\n").length, 2);
+  assert.equal(t.stderr, 'kosmos2: bad.png: Cannot decode "bad.png"\n');
+});
+
+test("caption streams to a terminal on stderr, and says when a prompt can have no boxes", async () => {
+  const t = terminal(true);
+  assert.equal(await caption(["a.png", "--prompt", "An image of"], t, never, fake()), 0);
+  assert.match(t.stderr, /no <grounding>.*\n two keys\n$/s);
+  assert.doesNotMatch(t.stdout, / two keys\n two/);
+});
+
+test("caption --annotate writes a file for one picture, and into a folder for many, each name once", async () => {
+  await caption(["a.png", "--annotate", join(folder, "one.png")], terminal(), never, fake());
+  assert.equal(readFileSync(join(folder, "one.png"), "utf8"), "PNG");
+  await caption(["x/a.jpg", "y/a.png", "--annotate", folder], terminal(), never, fake());
+  assert.deepEqual(["a.png", "a-2.png"].map((name) => readFileSync(join(folder, name), "utf8")), ["PNG", "PNG"]);
+});
+
+test("caption refuses wrong usage before it loads anything", async () => {
+  const engine = fake();
+  for (const args of [
+    [], ["a.png", "--threads", "0"], ["a.png", "--threads", "two"], ["a.png", "--dtype", "i7"], ["a.png", "--engine", "fast"], ["a.png", "--max-new-tokens", "-1"],
+    ["a.png", "--colour"], ["a.png", "--prompt"], ["a.png", "b.png", "--annotate", "out.png"], ["a.png", "--annotate", "out.jpg"], ["a.png", "--annotate", "nowhere/"],
+  ]) {
+    await assert.rejects(caption(args, terminal(), never, engine), UsageError, args.join(" "));
+  }
+  assert.deepEqual(engine.asked, []);
+});
+
+test("caption stops when interrupted and gives the model back", async () => {
+  const controller = new AbortController(), engine = fake();
+  const load = engine.load;
+  engine.load = (async (...args: Parameters<typeof load>) => (controller.abort(new Error("Interrupted")), load(...args))) as typeof load;
+  await assert.rejects(caption(["a.png"], terminal(), controller.signal, engine), /Interrupted/);
+  assert.equal(engine.disposed, 1);
+});
+
+test("caption --json prints what there is of an interrupted answer", async () => {
+  const controller = new AbortController(), t = terminal();
+  const engine = fake();
+  const load = engine.load;
+  engine.load = (async (...args: Parameters<typeof load>) => {
+    const kosmos = await load(...args), stream = kosmos.stream.bind(kosmos);
+    kosmos.stream = (...given) => {
+      const answer = stream(...given);
+      return { get result() { return answer.result; }, async *[Symbol.asyncIterator]() {
+        for await (const piece of answer) {
+          yield piece;
+          controller.abort(new Error("Interrupted")); // after the first piece
+        }
+      } };
+    };
+    return kosmos;
+  }) as typeof load;
+  await assert.rejects(caption(["a.png", "b.png", "--json"], t, controller.signal, engine), /Interrupted/);
+  assert.deepEqual(JSON.parse(t.stdout), {
+    image: "a.png", prompt: "<grounding> An image of", generatedText: "<grounding> An image of two", newIds: [5], caption: "An image of two", entities: [], stop: "abort", timings: {},
+  });
+});
+
+test("main exits 2 for wrong usage, 0 for help and version, 1 for failure, 130 when interrupted", async () => {
+  const run = async (args: string[], signal = never) => {
+    const t = terminal();
+    return [await main(args, t, signal), t.stdout !== "", t.stderr !== ""];
+  };
+  assert.deepEqual(await run([]), [2, false, true]);
+  assert.deepEqual(await run(["describe"]), [2, false, true]);
+  assert.deepEqual(await run(["toString"]), [2, false, true]);
+  assert.deepEqual(await run(["caption"]), [2, false, true]);
+  assert.deepEqual(await run(["--help"]), [0, true, false]);
+  assert.deepEqual(await run(["caption", "--help"]), [0, true, false]);
+  assert.deepEqual(await run(["--version"]), [0, true, false]);
+  writeFileSync(join(folder, "config.json"), "{");
+  assert.deepEqual(await run(["caption", "x.png", "--model", folder]), [1, false, true]);
+  assert.deepEqual(await run(["caption", "x.png"], AbortSignal.abort(new Error("Interrupted"))), [130, false, false]);
+});

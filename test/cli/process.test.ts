@@ -1,0 +1,108 @@
+/** The built command as a process: what reaches the shell. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { fixtures, root } from "../support.js";
+
+const folder = mkdtempSync(join(tmpdir(), "kosmos2-process-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const keys = join(fixtures, "emoji/keys.png"), rocket = join(fixtures, "emoji/rocket.png");
+const cases: { image: string; prompt: string; new_ids: number[]; processed_text: string; caption: string; entities: [string, number[], number[][]][] }[] =
+  JSON.parse(readFileSync(join(fixtures, "emoji/cases.json"), "utf8")).cases;
+
+interface Ended {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the command to its end. @param watch sees stdout as it grows, and may interrupt */
+function kosmos2(args: string[], watch?: (stdout: string, interrupt: () => void) => void, env: Record<string, string> = {}): Promise<Ended> {
+  const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...args], { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  const ended: Ended = { code: null, stdout: "", stderr: "" };
+  child.stdout.on("data", (data) => {
+    ended.stdout += data;
+    watch?.(ended.stdout, () => child.kill("SIGINT"));
+  });
+  child.stderr.on("data", (data) => (ended.stderr += data));
+  return new Promise((resolve) => child.on("close", (code) => resolve({ ...ended, code })));
+}
+
+test("kosmos2 caption says in f32 what Hugging Face's own code says, ids, text and boxes", async () => {
+  for (const prompt of new Set(cases.map((one) => one.prompt))) {
+    const asked = cases.filter((one) => one.prompt === prompt);
+    const { code, stdout, stderr } = await kosmos2(["caption", ...asked.map((one) => join(fixtures, "emoji", one.image)), "--prompt", prompt, "--dtype", "f32", "--max-new-tokens", "96", "--json"]);
+    assert.deepEqual([code, stderr], [0, ""]);
+    const lines = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+    assert.deepEqual(
+      lines.map(({ newIds, generatedText, caption, stop, entities }) => ({ newIds, generatedText, caption, stop, entities: entities.map((one: { phrase: string; span: number[]; boxes: { normalized: number[] }[] }) => [one.phrase, one.span, one.boxes.map(({ normalized }) => normalized)]) })),
+      asked.map((one) => ({ newIds: one.new_ids, generatedText: one.processed_text, caption: one.caption, stop: "eos", entities: one.entities })),
+    );
+  }
+});
+
+test("kosmos2 caption prints no colour when its output is a pipe, reports a bad picture on stderr and exits 1", async () => {
+  const { code, stdout, stderr } = await kosmos2(["caption", keys, join(fixtures, "README.md"), rocket]);
+  assert.equal(code, 1);
+  assert.match(stdout, /two keys[\s\S]*a rocket/);
+  assert.doesNotMatch(stdout, /\x1b/);
+  assert.match(stderr, /^kosmos2: .*README\.md: Cannot [^\n]*\n$/);
+});
+
+test("kosmos2 caption --annotate writes a PNG", async () => {
+  const out = join(folder, "out.png");
+  assert.equal((await kosmos2(["caption", keys, "--annotate", out])).code, 0);
+  assert.deepEqual([...readFileSync(out).subarray(0, 8)], [137, 80, 78, 71, 13, 10, 26, 10]);
+});
+
+test("kosmos2 exits 130 when it is interrupted, without doing the rest", async () => {
+  const many = new Array<string>(300).fill(keys);
+  const { code, stdout, stderr } = await kosmos2(["caption", ...many, "--json"], (stdout, interrupt) => { if (stdout.includes("\n")) interrupt(); });
+  assert.deepEqual([code, stderr], [130, ""]);
+  assert.ok(stdout.split("\n").length < 100, "it went on");
+});
+
+test("kosmos2 exits 2 for wrong usage and says how it is used", async () => {
+  const { code, stdout, stderr } = await kosmos2(["caption", keys, "--threads", "none"]);
+  assert.deepEqual([code, stdout], [2, ""]);
+  assert.match(stderr, /--threads takes a whole number from 1 up, not "none"\n\nkosmos2 caption IMAGE/);
+});
+
+test("kosmos2 doctor says what is used, for people and as JSON", async () => {
+  assert.match((await kosmos2(["doctor"])).stdout, /^used +(plain|relaxed) SIMD, \d+ threads?, memory (not )?shared$/m);
+  const { used } = JSON.parse((await kosmos2(["doctor", "--json", "--threads", "1", "--no-shared"])).stdout);
+  assert.deepEqual([used.threads, used.shared], [1, false]);
+});
+
+test("KOSMOS2_THREADS sets the number of threads", async () => {
+  const { used } = JSON.parse((await kosmos2(["doctor", "--json"], undefined, { KOSMOS2_THREADS: "1" })).stdout);
+  assert.equal(used.threads, 1);
+});
+
+test("kosmos2 verify finds the fixtures' model and captions and passes them in f32", async () => {
+  const { code, stdout } = await kosmos2(["verify", fixtures, "--dtype", "f32", "--json"]);
+  const { ok, checks } = JSON.parse(stdout);
+  assert.deepEqual(checks.filter((check: { failed: number }) => check.failed), []);
+  assert.deepEqual([code, ok], [0, true]);
+  const names = checks.map(({ name }: { name: string }) => name);
+  for (const name of ["tiny/logits", "tiny/cached_decode", "tiny/greedy/ngram3_eos", "tiny/batch/left", "emoji/f32/ids"]) assert.ok(names.includes(name), name);
+});
+
+test("kosmos2 verify exits 1 and says where when something is out of its limit", async () => {
+  const { code, stdout } = await kosmos2(["verify", fixtures, "--dtype", "i8", "--only", "tiny/text.layer.*"]);
+  assert.equal(code, 1); // int8 is near, but not within an fp32 engine's limits
+  assert.match(stdout, /tiny\/text\.layer\.1 +1 +1 .*[\s\S]*worst at \[0, \d+, \d+\]: found .*[\s\S]*OUT OF LIMITS: 2 cases/);
+});
+
+test("the demo captions a picture, prints its boxes and draws them", async () => {
+  const child = spawn(process.execPath, [join(root, "demo/demo.mjs")], { stdio: ["ignore", "pipe", "inherit"], cwd: root });
+  let out = "";
+  child.stdout.on("data", (data) => (out += data));
+  assert.equal(await new Promise((resolve) => child.on("close", resolve)), 0);
+  assert.match(out, /^An image of a rocket, an apple and an umbrella on a gray background\.\n  a rocket: from \(\d+, \d+\) to \(\d+, \d+\)\n/);
+  assert.deepEqual([...readFileSync(join(root, "demo/annotated.png")).subarray(0, 4)], [137, 80, 78, 71]);
+});
