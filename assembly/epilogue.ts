@@ -1,41 +1,54 @@
-/** The end of every matmul: dst = act(sum + bias) + residual, for 8 outputs of a row. Nothing is read or written past column N. */
+/**
+ * The end of every matmul: a tile keeps its sums in dst, then dst = act(dst + bias) + residual in place. In two steps, since V8
+ * would store all sums in every turn of the tile's loop if a call followed while they are in registers.
+ */
 import { activate } from "./activation";
 import { Matmul } from "./record";
 
-/** Row m, outputs j … j + 7, whose sums are a and b. */
-export function put(op: Matmul, m: i32, j: i32, a: v128, b: v128): void {
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2);
-  const residual = op.residual + ((<usize>m * op.ldr + j) << 2);
-  if (j + 8 > op.N) {
-    putPart(op, j, a, b, dst, residual);
-    return;
+/** Writes the first `count` (1 … 8, or more: 8) of a row's sums. */
+// @ts-ignore: decorator
+@inline export function keep(dst: usize, a: v128, b: v128, count: i32): void {
+  if (count >= 8) {
+    v128.store(dst, a);
+    v128.store(dst, b, 16);
+  } else {
+    let v = a;
+    if (count & 4) {
+      v128.store(dst, a);
+      v = b;
+      dst += 16;
+    }
+    if (count & 2) {
+      v128.store64_lane(dst, v, 0);
+      v = v128.shuffle<i32>(v, v, 2, 3, 2, 3);
+      dst += 8;
+    }
+    if (count & 1) v128.store32_lane(dst, v, 0);
   }
-  if (op.bias) {
-    const bias = op.bias + (<usize>j << 2);
-    a = f32x4.add(a, v128.load(bias));
-    b = f32x4.add(b, v128.load(bias, 16));
-  }
-  if (op.activation) {
-    a = activate(a, op.activation);
-    b = activate(b, op.activation);
-  }
-  if (op.residual) {
-    a = f32x4.add(a, v128.load(residual));
-    b = f32x4.add(b, v128.load(residual, 16));
-  }
-  v128.store(dst, a);
-  v128.store(dst, b, 16);
 }
 
-/** The last outputs one by one; lane 0 is the next of them. */
-function putPart(op: Matmul, j: i32, a: v128, b: v128, dst: usize, residual: usize): void {
-  for (; j < op.N; j++, dst += 4, residual += 4) {
-    let v = a;
-    if (op.bias) v = f32x4.add(v, v128.load32_zero(op.bias + (<usize>j << 2)));
-    if (op.activation) v = activate(v, op.activation);
-    if (op.residual) v = f32x4.add(v, v128.load32_zero(residual));
-    v128.store32_lane(dst, v, 0);
-    a = v128.shuffle<i32>(a, b, 1, 2, 3, 4);
-    b = v128.shuffle<i32>(b, b, 1, 2, 3, 0);
+/** Rows m … m + rows − 1, outputs j … j + 8 · panels − 1. Nothing is read or written past column N. */
+export function finish(op: Matmul, m: i32, rows: i32, j: i32, panels: i32): void {
+  if (op.bias == 0 && op.activation == 0 && op.residual == 0) return;
+  const end = min(j + (panels << 3), op.N);
+  for (let row = m; row < m + rows; row++) {
+    const dst = op.dst + (<usize>row * op.ldd << 2), residual = op.residual + (<usize>row * op.ldr << 2);
+    let i = j;
+    for (; i + 4 <= end; i += 4) {
+      const at = <usize>i << 2;
+      let v = v128.load(dst + at);
+      if (op.bias) v = f32x4.add(v, v128.load(op.bias + at));
+      if (op.activation) v = activate(v, op.activation);
+      if (op.residual) v = f32x4.add(v, v128.load(residual + at));
+      v128.store(dst + at, v);
+    }
+    for (; i < end; i++) {
+      const at = <usize>i << 2;
+      let v = v128.load32_zero(dst + at);
+      if (op.bias) v = f32x4.add(v, v128.load32_zero(op.bias + at));
+      if (op.activation) v = activate(v, op.activation);
+      if (op.residual) v = f32x4.add(v, v128.load32_zero(residual + at));
+      v128.store32_lane(dst + at, v, 0);
+    }
   }
 }

@@ -53,13 +53,17 @@ function squaresOf(x: usize, D: i32, mean: f32): f32 {
 }
 
 /** Columns k … k + 3 of the result; past the end 0, since γ and β are. */
-function four(op: Layernorm, x: usize, k: i32, mean: f32, factor: f32): v128 {
-  const at = <usize>k << 2, left = op.D - k;
-  const v = left >= 4 ? v128.load(x + at) : loadPart(x + at, left);
-  const gamma = left >= 4 ? v128.load(op.gamma + at) : loadPart(op.gamma + at, left);
-  const beta = left >= 4 ? v128.load(op.beta + at) : loadPart(op.beta + at, left);
-  const normed = f32x4.mul(f32x4.sub(v, f32x4.splat(mean)), f32x4.splat(factor));
-  return mulAdd(normed, gamma, beta);
+// @ts-ignore: decorator
+@inline function four(op: Layernorm, x: usize, k: i32, mean: f32, factor: f32): v128 {
+  const at = <usize>k << 2, gamma = op.gamma + at, beta = op.beta + at;
+  if (k + 4 <= op.D) return normed(v128.load(x + at), mean, factor, v128.load(gamma), v128.load(beta));
+  const rest = op.D - k;
+  return normed(loadPart(x + at, rest), mean, factor, loadPart(gamma, rest), loadPart(beta, rest));
+}
+
+// @ts-ignore: decorator
+@inline function normed(v: v128, mean: f32, factor: f32, gamma: v128, beta: v128): v128 {
+  return mulAdd(f32x4.mul(f32x4.sub(v, f32x4.splat(mean)), f32x4.splat(factor)), gamma, beta);
 }
 
 function plainRow(op: Layernorm, m: i32, x: usize, mean: f32, factor: f32): void {

@@ -12,7 +12,7 @@
  *   x[m+3,k] ─► │     a3      │     b3      │
  *               └─────────────┴─────────────┘
  */
-import { put } from "./epilogue";
+import { finish, keep } from "./epilogue";
 import { rowsOfPass } from "./matmul_f32";
 import { Matmul } from "./record";
 import { share } from "./share";
@@ -68,10 +68,13 @@ function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
     a3 = fma(s, wa, a3); b3 = fma(s, wb, b3);
     x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 16;
   }
-  put(op, m, j, a0, b0);
-  put(op, m + 1, j, a1, b1);
-  put(op, m + 2, j, a2, b2);
-  put(op, m + 3, j, a3, b3);
+  let dst = op.dst + ((<usize>m * op.ldd + j) << 2);
+  const ldd = <usize>op.ldd << 2, count = op.N - j;
+  keep(dst, a0, b0, count); dst += ldd;
+  keep(dst, a1, b1, count); dst += ldd;
+  keep(dst, a2, b2, count); dst += ldd;
+  keep(dst, a3, b3, count);
+  finish(op, m, 4, j, 1);
 }
 
 function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
@@ -82,7 +85,8 @@ function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
     const s = v128.load32_splat(x);
     a = fma(s, four(v128.load16x4_s(w), mask, bias), a); b = fma(s, four(v128.load16x4_s(w, 8), mask, bias), b);
   }
-  put(op, m, j, a, b);
+  keep(op.dst + ((<usize>m * op.ldd + j) << 2), a, b, op.N - j);
+  finish(op, m, 1, j, 1);
 }
 
 /** One row, two panels at once: enough sums under way to hide an addition's latency. */
@@ -95,6 +99,8 @@ function tile_1x16(op: Matmul, m: i32, j: i32, w0: usize): void {
     a0 = fma(s, four(v128.load16x4_s(w0), mask, bias), a0); b0 = fma(s, four(v128.load16x4_s(w0, 8), mask, bias), b0);
     a1 = fma(s, four(v128.load16x4_s(w1), mask, bias), a1); b1 = fma(s, four(v128.load16x4_s(w1, 8), mask, bias), b1);
   }
-  put(op, m, j, a0, b0);
-  put(op, m, j + 8, a1, b1);
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), count = op.N - j;
+  keep(dst, a0, b0, count);
+  keep(dst + 32, a1, b1, count - 8);
+  finish(op, m, 1, j, 2);
 }

@@ -13,7 +13,7 @@
  *
  * Every output is one chain of sums over k = 0, 1, 2, …, whatever the tile: a row's bits do not depend on M, n or its neighbours.
  */
-import { put } from "./epilogue";
+import { finish, keep } from "./epilogue";
 import { Matmul } from "./record";
 import { share } from "./share";
 import { fma } from "./simd";
@@ -33,7 +33,7 @@ export function matmul_f32(op: Matmul, t: i32, n: i32): void {
   for (let m0 = 0; m0 < op.M; m0 += rows) {
     const m1 = min(m0 + rows, op.M);
     let p = from;
-    if (m1 - m0 == 1) for (; p + 4 <= to; p += 4) tile_1x32(op, m0, p << 3, op.w + <usize>p * panelBytes);
+    if (m1 - m0 == 1) for (; p + 3 <= to; p += 3) tile_1x24(op, m0, p << 3, op.w + <usize>p * panelBytes);
     for (; p < to; p++) {
       const w = op.w + <usize>p * panelBytes;
       let m = m0;
@@ -59,10 +59,13 @@ function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
     a3 = fma(s, wa, a3); b3 = fma(s, wb, b3);
     x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 32;
   }
-  put(op, m, j, a0, b0);
-  put(op, m + 1, j, a1, b1);
-  put(op, m + 2, j, a2, b2);
-  put(op, m + 3, j, a3, b3);
+  let dst = op.dst + ((<usize>m * op.ldd + j) << 2);
+  const ldd = <usize>op.ldd << 2, count = op.N - j;
+  keep(dst, a0, b0, count); dst += ldd;
+  keep(dst, a1, b1, count); dst += ldd;
+  keep(dst, a2, b2, count); dst += ldd;
+  keep(dst, a3, b3, count);
+  finish(op, m, 4, j, 1);
 }
 
 function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
@@ -72,25 +75,25 @@ function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
     const s = v128.load32_splat(x);
     a = fma(s, v128.load(w), a); b = fma(s, v128.load(w, 16), b);
   }
-  put(op, m, j, a, b);
+  keep(op.dst + ((<usize>m * op.ldd + j) << 2), a, b, op.N - j);
+  finish(op, m, 1, j, 1);
 }
 
-/** One row, four panels at once: enough sums under way to hide an addition's latency, and four streams from memory. */
-function tile_1x32(op: Matmul, m: i32, j: i32, w0: usize): void {
+/** One row, three panels at once: enough sums under way to hide an addition's latency; a fourth would be too many registers. */
+function tile_1x24(op: Matmul, m: i32, j: i32, w0: usize): void {
   const panelBytes = <usize>op.K << 5;
-  let x = op.x + (<usize>m * op.ldx << 2);
-  let w1 = w0 + panelBytes, w2 = w1 + panelBytes, w3 = w2 + panelBytes;
-  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  let x = op.x + (<usize>m * op.ldx << 2), w1 = w0 + panelBytes, w2 = w1 + panelBytes;
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0;
   for (let end = x + (<usize>op.K << 2); x < end; x += 4) {
     const s = v128.load32_splat(x);
     a0 = fma(s, v128.load(w0), a0); b0 = fma(s, v128.load(w0, 16), b0);
     a1 = fma(s, v128.load(w1), a1); b1 = fma(s, v128.load(w1, 16), b1);
     a2 = fma(s, v128.load(w2), a2); b2 = fma(s, v128.load(w2, 16), b2);
-    a3 = fma(s, v128.load(w3), a3); b3 = fma(s, v128.load(w3, 16), b3);
-    w0 += 32; w1 += 32; w2 += 32; w3 += 32;
+    w0 += 32; w1 += 32; w2 += 32;
   }
-  put(op, m, j, a0, b0);
-  put(op, m, j + 8, a1, b1);
-  put(op, m, j + 16, a2, b2);
-  put(op, m, j + 24, a3, b3);
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), count = op.N - j;
+  keep(dst, a0, b0, count);
+  keep(dst + 32, a1, b1, count - 8);
+  keep(dst + 64, a2, b2, count - 16);
+  finish(op, m, 1, j, 3);
 }

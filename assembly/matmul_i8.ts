@@ -15,7 +15,7 @@
  * A group's sum is exact: 127 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with
  * two roundings in every build: the same bits for any tile, M, n and machine.
  */
-import { put } from "./epilogue";
+import { finish, keep } from "./epilogue";
 import { rowsOfPass } from "./matmul_f32";
 import { panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
@@ -69,10 +69,13 @@ function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
     A3 = scaled(A3, a3, wScaleA, s3); B3 = scaled(B3, b3, wScaleB, s3);
     s0 += 4; s1 += 4; s2 += 4; s3 += 4;
   }
-  put(op, m, j, A0, B0);
-  put(op, m + 1, j, A1, B1);
-  put(op, m + 2, j, A2, B2);
-  put(op, m + 3, j, A3, B3);
+  let dst = op.dst + ((<usize>m * op.ldd + j) << 2);
+  const ldd = <usize>op.ldd << 2, count = op.N - j;
+  keep(dst, A0, B0, count); dst += ldd;
+  keep(dst, A1, B1, count); dst += ldd;
+  keep(dst, A2, B2, count); dst += ldd;
+  keep(dst, A3, B3, count);
+  finish(op, m, 4, j, 1);
 }
 
 function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
@@ -91,5 +94,6 @@ function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
     } while (x < end);
     A = scaled(A, a, wScaleA, s); B = scaled(B, b, wScaleB, s);
   }
-  put(op, m, j, A, B);
+  keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
+  finish(op, m, 1, j, 1);
 }

@@ -6,7 +6,7 @@ import { halves, toHalves } from "./half";
 import { nearest } from "./quantize";
 import { Format, GROUP, Pack, Type } from "./record";
 import { share } from "./share";
-import { largest, storePart } from "./simd";
+import { largest, loadPart, storePart } from "./simd";
 
 export function pack(op: Pack, t: i32, n: i32): void {
   if (op.format == Format.rows) {
@@ -43,24 +43,26 @@ function rowOf(op: Pack, row: i32): usize {
   return op.src + <usize>row * op.K * sizeOf(op.type);
 }
 
-/** Numbers k … k + 3 of a row as f32, zeros past number `end`. */
-function four(op: Pack, src: usize, k: i32, end: i32): v128 {
+/** Numbers k … k + 3 of a row as f32, zeros from number `end` on. */
+// @ts-ignore: decorator
+@inline function four(op: Pack, src: usize, k: i32, end: i32): v128 {
   const p = src + <usize>k * sizeOf(op.type);
-  let bits: v128;
-  if (k + 4 <= end) {
-    if (op.type == Type.F32) return v128.load(p);
-    bits = v128.load16x4_u(p);
-  } else if (op.type == Type.F32) {
-    bits = v128.load32_zero(p);
-    if (k + 1 < end) bits = v128.load32_lane(p, bits, 1, 4);
-    if (k + 2 < end) bits = v128.load32_lane(p, bits, 2, 8);
-    return bits;
-  } else {
-    bits = i32x4.replace_lane(i32x4.splat(0), 0, load<u16>(p));
-    if (k + 1 < end) bits = i32x4.replace_lane(bits, 1, load<u16>(p, 2));
-    if (k + 2 < end) bits = i32x4.replace_lane(bits, 2, load<u16>(p, 4));
-  }
-  return op.type == Type.F16 ? halves(bits) : i32x4.shl(bits, 16);
+  if (k + 4 > end) return part(op.type, p, end - k);
+  if (op.type == Type.F32) return v128.load(p);
+  return widen(op.type, v128.load16x4_u(p));
+}
+
+/** The last 1 … 3 numbers. */
+function part(type: u32, p: usize, count: i32): v128 {
+  if (type == Type.F32) return loadPart(p, count);
+  let bits = i32x4.replace_lane(i32x4.splat(0), 0, load<u16>(p));
+  if (count > 1) bits = i32x4.replace_lane(bits, 1, load<u16>(p, 2));
+  if (count > 2) bits = i32x4.replace_lane(bits, 2, load<u16>(p, 4));
+  return widen(type, bits);
+}
+
+function widen(type: u32, bits: v128): v128 {
+  return type == Type.F16 ? halves(bits) : i32x4.shl(bits, 16);
 }
 
 function plainRow(op: Pack, src: usize, dst: usize): void {

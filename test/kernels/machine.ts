@@ -7,10 +7,10 @@ import { root } from "../support.js";
 
 export type Engine = "plain" | "relaxed";
 
-// Node 20 has relaxed SIMD behind a flag; later ones ignore it. Must come before the module is compiled.
-try { setFlagsFromString("--experimental-wasm-relaxed-simd"); } catch { /* unknown: it is on */ }
-
 export const moduleBytes = (name: string) => readFileSync(`${root}dist/wasm/${name}.wasm`);
+
+// Node 20 has relaxed SIMD behind a flag, to be set before the first module is compiled.
+if (!WebAssembly.validate(moduleBytes("relaxed"))) setFlagsFromString("--experimental-wasm-relaxed-simd");
 
 /** The builds that this runtime can run. */
 export const engines = (["plain", "relaxed"] as const).filter((name) => WebAssembly.validate(moduleBytes(name)));
