@@ -2,9 +2,10 @@
  * dst[M, D] = scale · row + sinusoid: row ids[m] of the table, or row −1 − ids[m] of the images. Threads share rows.
  * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
  */
+import { half } from "./half";
+import { panelBytes } from "./pack";
 import { Embed, Format, GROUP } from "./record";
 import { share } from "./share";
-import { half } from "./half";
 
 export function embed(op: Embed, t: i32, n: i32): void {
   const to = share(op.M, t + 1, n);
@@ -32,9 +33,8 @@ function fromHalves(op: Embed, dst: usize, x: usize, sinusoid: usize): void {
 }
 
 function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
-  const lane = <usize>(id & 7), rest = op.D % GROUP;
-  const panelBytes = <usize>(op.D / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 1) >> 1) * 16 : 0);
-  let group = op.table + <usize>(id >> 3) * panelBytes;
+  const lane = <usize>(id & 7);
+  let group = op.table + <usize>(id >> 3) * panelBytes(Format.i8, op.D);
   for (let from = 0; from < op.D; from += GROUP, group += 32 + GROUP * 8) {
     const scale = load<f32>(group + (lane << 2)), to = min(from + GROUP, op.D);
     for (let k = from; k < to; k++) {

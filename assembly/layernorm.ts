@@ -89,8 +89,8 @@ function quantizedRow(op: Layernorm, m: i32, x: usize, mean: f32, factor: f32): 
       if (op.dst) keep(dst, k, op.D, v);
       size = f32x4.pmax(size, f32x4.abs(v));
     }
-    const top = largest(size), inverse = inverseOf(top);
-    store<f32>(op.scales + ((<usize>m * groups + g) << 2), scaleOf(top));
+    const top = largest(size), inverse = inverseOf(top, 32767);
+    store<f32>(op.scales + ((<usize>m * groups + g) << 2), scaleOf(top, 32767));
     for (let k = from; k < to; k += 4) store4(quantized + (<usize>k << 1), four(op, x, k, mean, factor), inverse);
   }
   clear(quantized, op.D, op.ldq);

@@ -3,7 +3,7 @@
  * The same bits as src/weights/quant.ts, where the formats are described. Threads share panels (rows for Format.rows).
  */
 import { halves, toHalves } from "./half";
-import { nearest } from "./quantize";
+import { inverseOf, nearest, scaleOf } from "./quantize";
 import { Format, GROUP, Pack, Type } from "./record";
 import { share } from "./share";
 import { largest, loadPart, storePart } from "./simd";
@@ -93,16 +93,13 @@ function lane_f16(op: Pack, src: usize, dst: usize): void {
   }
 }
 
-/** Below 2⁻¹⁰⁰ a group counts as zeros: its inverse would not be finite. */
-const NOTHING: f32 = 7.888609052210118e-31;
-
 function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
   for (let from = 0; from < op.K; from += GROUP, group += 32 + GROUP * 8) {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
-    const top = largest(size), inverse = f32x4.splat(top < NOTHING ? 0 : <f32>127 / top);
-    store<f32>(group + (<usize>lane << 2), top < NOTHING ? 0 : top / 127);
+    const top = largest(size), inverse = f32x4.splat(inverseOf(top, 127));
+    store<f32>(group + (<usize>lane << 2), scaleOf(top, 127));
     let dst = group + (<usize>lane << 1);
     for (let k = from; k < to; k += 4, dst += 32) {
       let v = nearest(f32x4.mul(four(op, src, k, to), inverse));

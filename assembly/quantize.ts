@@ -14,8 +14,8 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
     const x = op.x + ((<usize>m * op.ldx + from) << 2), dst = op.dst + ((<usize>m * op.ldd + from) << 1);
     let size = f32x4.splat(0);
     for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
-    const top = largest(size), inverse = inverseOf(top);
-    store<f32>(op.scales + (<usize>i << 2), scaleOf(top));
+    const top = largest(size), inverse = inverseOf(top, 32767);
+    store<f32>(op.scales + (<usize>i << 2), scaleOf(top, 32767));
     for (let k = 0; k < count; k += 4) store4(dst + (<usize>k << 1), four(x, k, count), inverse);
     if (g == groups - 1) clear(dst, count, op.ldd - from);
   }
@@ -31,12 +31,13 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
 /** Below 2⁻¹⁰⁰ a group counts as zeros: its inverse would not be finite. */
 const NOTHING: f32 = 7.888609052210118e-31;
 
-export function scaleOf(top: f32): f32 {
-  return top < NOTHING ? 0 : top / 32767;
+/** What a group's integers are times, when the largest of them, ±limit, stands for `top`. */
+export function scaleOf(top: f32, limit: f32): f32 {
+  return top < NOTHING ? 0 : top / limit;
 }
 
-export function inverseOf(top: f32): f32 {
-  return top < NOTHING ? 0 : 32767 / top;
+export function inverseOf(top: f32, limit: f32): f32 {
+  return top < NOTHING ? 0 : limit / top;
 }
 
 /** Four numbers to the nearest of int32, halves to even: adding 1.5 · 2²³ leaves it in the low bits. For |v| < 2²². */
