@@ -77,9 +77,9 @@ export namespace Type {
 
 /**
  * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset.
- * Keys lie in panels of 8 rows, [BLOCK / 8][D][8]; values lie row by row, [BLOCK][D].
+ * Keys lie in panels of 8 rows, [BLOCK / 8][D][8]; values lie row by row, [BLOCK][ldd].
  */
-@unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; }
+@unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; ldd: i32; }
 
 /**
  * dst[T, heads · d] = softmax(q kᵀ · scale) v. Row i sees the rows 0 … past + i when causal, else all S.

@@ -3,7 +3,7 @@
  * one row is work for all.
  *
  *   store_keys     [BLOCK / 8][D][8]   panels of 8 rows, as attention reads 8 scores at once
- *   store_values   [BLOCK][D]          row by row, as attention adds rows up
+ *   store_values   [BLOCK][ldd]        row by row, as attention adds rows up
  */
 import { BLOCK, Store } from "./record";
 import { share } from "./share";
@@ -21,7 +21,7 @@ export function store_values(op: Store, t: i32, n: i32): void {
   const from = <usize>share(op.D, t, n), to = <usize>share(op.D, t + 1, n);
   for (let m = 0; m < op.M; m++) {
     const x = op.x + ((<usize>m * op.ldx + from) << 2), row = <usize>((op.position + m) % BLOCK);
-    memory.copy(block(op, m) + ((row * op.D + from) << 2), x, (to - from) << 2);
+    memory.copy(block(op, m) + ((row * op.ldd + from) << 2), x, (to - from) << 2);
   }
 }
 

@@ -287,9 +287,10 @@ export class Engine {
     backend.write(this.arena, inputs);
     await backend.run(records, pass.count, signal);
     const kept: Stages = new Map();
-    for (const [name, { offset, rows, columns }] of pass.kept) {
-      const bytes = await backend.read(this.arena + offset, rows * columns * 4);
-      kept.set(name, { rows, columns, data: new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns) });
+    for (const [name, { offset, rows, columns, stride }] of pass.kept) {
+      const bytes = await backend.read(this.arena + offset, rows * stride * 4);
+      const data = new Float32Array(bytes.buffer, bytes.byteOffset, rows * stride);
+      kept.set(name, { rows, columns, data: stride === columns ? data : compact(data, rows, columns, stride) });
     }
     return kept;
   }
@@ -300,6 +301,13 @@ function serves(plan: Plan, readings: readonly Reading[], banned: readonly (read
   return readings.length === plan.sequences.length && readings.every(({ sequence, ids, mask, places, images }, i) =>
     sequence === plan.sequences[i] && ids.length === 1 && !mask && !places && !images && sequence.cache.length < plan.rooms[i] &&
     banned[i].length <= BANS);
+}
+
+/** Rows of a stride without what lies between them. */
+function compact(data: Float32Array, rows: number, columns: number, stride: number): Float32Array {
+  const dense = new Float32Array(rows * columns);
+  for (let row = 0; row < rows; row++) dense.set(data.subarray(row * stride, row * stride + columns), row * columns);
+  return dense;
 }
 
 function joined(parts: readonly Float32Array[]): Float32Array {

@@ -4,17 +4,20 @@
  */
 import type { Memory } from "./memory.js";
 import { bytesOf } from "./memory.js";
-import { BLOCK } from "./record.js";
+import { BLOCK, strideOf } from "./record.js";
 
 export class Cache {
   /** Rows stored so far. */
   length = 0;
   /** Address of the table of block addresses. */
   readonly table: number;
+  /** Distance of two rows of values, in numbers. */
+  readonly stride: number;
   private readonly blocks: number[] = [];
 
   /** @param capacity the most rows it will ever hold, which only sizes the table */
   constructor(private readonly memory: Memory, private readonly layers: number, readonly width: number, readonly capacity: number) {
+    this.stride = strideOf(width);
     this.table = memory.alloc(4 * Math.ceil(capacity / BLOCK));
   }
 
@@ -28,7 +31,7 @@ export class Cache {
 
   /** Where in a block a layer's keys or values begin, in bytes. */
   offset(layer: number, part: "keys" | "values"): number {
-    return (2 * layer + (part === "values" ? 1 : 0)) * BLOCK * this.width * 4;
+    return (layer * (this.width + this.stride) + (part === "values" ? this.width : 0)) * BLOCK * 4;
   }
 
   free(): void {

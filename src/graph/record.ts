@@ -11,6 +11,12 @@ export const GROUP = 128;
 /** Key/value rows of a cache block. */
 export const BLOCK = 64;
 
+/**
+ * Distance of two rows of `columns` numbers. Rows a multiple of 4 KiB apart would share one set of the first-level cache, and an attention
+ * that goes down them would run at 0.6 of its speed (bench/RESULTS.md).
+ */
+export const strideOf = (columns: number): number => (columns % 1024 === 0 ? columns + 16 : columns);
+
 /** Kernels, each with the code that its record begins with. */
 export const kinds = {
   matmul_f32: 1, matmul_f16: 2, matmul_i8: 3, quantize: 4, layernorm: 5, l2normalize: 6, embed: 7, patches: 8, copy: 9,
@@ -32,7 +38,7 @@ const Matmul = {
   M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?",
 } as const satisfies Layout;
 const Store = {
-  x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32",
+  x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32", ldd: "i32",
 } as const satisfies Layout;
 
 /** The words of each kernel's record; their order is their place. */

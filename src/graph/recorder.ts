@@ -8,7 +8,7 @@ import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens 
 import type { Cache } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf } from "./memory.js";
-import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, writeRecord } from "./record.js";
+import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, strideOf, writeRecord } from "./record.js";
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
@@ -115,7 +115,7 @@ export interface Pass {
   /** The bytes of the inputs, for the arena's first bytes, and the records. Both are overwritten by the next call. */
   at(arena: number): { inputs: Uint8Array; records: Uint8Array };
   /** Where in the arena each kept result is, and its shape. */
-  readonly kept: ReadonlyMap<string, { offset: number; rows: number; columns: number }>;
+  readonly kept: ReadonlyMap<string, { offset: number; rows: number; columns: number; stride: number }>;
 }
 
 /** A pass is recorded for a few more rows than there are, so that it serves for many tokens. */
@@ -208,7 +208,7 @@ export class Recorder implements Graph {
     const keyTable = this.table(keys, blocks, keyBytes), valueTable = this.table(values, blocks, valueBytes);
     this.record(
       "store_keys",
-      { ldx: x.stride, offset: 0, position: 0, M: k.rows, D: k.columns },
+      { ldx: x.stride, offset: 0, position: 0, M: k.rows, D: k.columns, ldd: 0 },
       { x, table: keyTable, keys },
     );
     const whole = { rows: Infinity, seen: () => k.rows, room: k.rows, causal: false, keyOffset: 0, valueOffset: 0, ldv: values.stride };
@@ -224,13 +224,13 @@ export class Recorder implements Graph {
         const x = this.rows(part === "keys" ? k : v, row, row + rows) as Rows;
         this.record(
           `store_${part}`,
-          { ldx: x.stride, offset: cache.offset(layer, part), position, M: rows, D: x.columns },
+          { ldx: x.stride, offset: cache.offset(layer, part), position, M: rows, D: x.columns, ldd: cache.stride },
           { x, table },
         );
       }
       row += rows;
       return {
-        rows, seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, ldv: cache.width, behind: {},
+        rows, seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, ldv: cache.stride, behind: {},
         keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
       };
     });
@@ -253,7 +253,7 @@ export class Recorder implements Graph {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
       };
       if (options.weights && this.wanted(options.weights)) {
-        const weights = this.rowsOf(options.heads * rows, part.seen());
+        const seen = part.seen(), weights = new Rows(this.slot(options.heads * rows * seen * 4), 0, options.heads * rows, seen);
         this.keep(options.weights, weights);
         places.weights = weights;
       }
@@ -344,7 +344,7 @@ export class Recorder implements Graph {
       }
     }
     const arenaBytes = this.layOut(inputBytes);
-    const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.slot!.address, rows: x.rows, columns: x.columns }]));
+    const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.slot!.address, rows: x.rows, columns: x.columns, stride: x.stride }]));
     const inputs = new Uint8Array(inputBytes), records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
     let written = -1;
     return {
@@ -410,7 +410,8 @@ export class Recorder implements Graph {
   }
 
   private rowsOf(rows: number, columns: number): Rows {
-    return new Rows(this.slot(rows * columns * 4), 0, rows, columns);
+    const stride = strideOf(columns);
+    return new Rows(this.slot(rows * stride * 4), 0, rows, columns, stride);
   }
 
   private inputBytes(bytes: number, fill: (arena: number) => Uint8Array): Place {

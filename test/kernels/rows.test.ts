@@ -192,15 +192,15 @@ function toy(T: number, S: number, heads: number, d: number): Attend {
 function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1 }: Attend) {
   const D = heads * d, blocks = Math.ceil(S / BLOCK), offset = 64;
   const tables = [k, v].map((x, i) => {
-    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + BLOCK * D * 4)));
+    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + BLOCK * (D + 3) * 4)));
     const first = Math.floor(S / 3), kind = i === 0 ? "store_keys" : "store_values";
-    m.run(kind, { x: m.put(x.subarray(0, first * D)), ldx: D, table, offset, position: 0, M: first, D }, n);
-    m.run(kind, { x: m.put(x.subarray(first * D)), ldx: D, table, offset, position: first, M: S - first, D }, n);
+    m.run(kind, { x: m.put(x.subarray(0, first * D)), ldx: D, table, offset, position: 0, M: first, D, ldd: D + 3 }, n);
+    m.run(kind, { x: m.put(x.subarray(first * D)), ldx: D, table, offset, position: first, M: S - first, D, ldd: D + 3 }, n);
     return table;
   });
   const scratchBytes = 16 * (Math.ceil(S / 8) * 8), dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
   m.run("attention", {
-    dst, ldd: D, q: m.put(q), ldq: D, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, ldv: D,
+    dst, ldd: D, q: m.put(q), ldq: D, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, ldv: D + 3,
     T, S, heads, headWidth: d, causal: causal ? 1 : 0, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes, D,
   }, n);
   return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
