@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 
-const only = process.argv[2]; // "wasm" or "ts", else both
+const only = process.argv[2]; // "wasm" or "ts", else both; "bench" for both and what the benchmark needs besides
 
 function run(file, ...args) {
   return new Promise((resolve, reject) => {
@@ -33,9 +33,18 @@ async function types() {
   await run("node_modules/typescript/bin/tsc", "-p", "test/tsconfig.json");
 }
 
+/** Loops that find a machine's limits; never in the package. */
+async function limits() {
+  const options = ["--runtime", "stub", "--importMemory", "--initialMemory", "1", "--maximumMemory", "65536", "-O3", "--converge", "--noAssert", "--enable", "simd"];
+  for (const [name, more] of [["limits", []], ["limits-relaxed", ["--enable", "relaxed-simd"]]]) {
+    await run("node_modules/assemblyscript/bin/asc.js", "bench/assembly/limits.ts", ...options, ...more, "-o", `build/bench/${name}.wasm`);
+  }
+}
+
 try {
   if (only !== "ts") await wasm();
   if (only !== "wasm") await types();
+  if (only === "bench") await limits();
 } catch (error) {
   console.error(error.message);
   process.exit(1);

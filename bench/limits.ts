@@ -1,0 +1,97 @@
+/**
+ * A contender that does no work of ours: it measures what this machine can do at most from inside wasm (assembly/limits.ts), on as
+ * many threads as asked, each with an instance and a memory of its own. The same file is the threads.
+ */
+import { readFileSync } from "node:fs";
+import { isMainThread, parentPort, Worker } from "node:worker_threads";
+import { relaxedSimd } from "wasm-feature-detect";
+import { median } from "./measure.js";
+import { serve } from "./serve.js";
+
+/** bandwidth in GB/s, the others in multiply-adds, 10⁹ a second. 0: this runtime has no such instruction. */
+export type Limit = "bandwidth" | "dot_i16" | "relaxed_dot" | "mul_add" | "relaxed_madd";
+
+const MB = 2 ** 20;
+/** Bytes that all threads read together in one sample of the bandwidth; far above any cache. */
+const READ = 1024 * MB;
+/** How long one sample of a product loop takes, in milliseconds. */
+const SAMPLE_MS = 15;
+
+interface Kernels {
+  sum(from: number, bytes: number): bigint;
+  peak_dot_i16(steps: number): number;
+  peak_relaxed_dot(steps: number): number;
+  peak_mul_add(steps: number): number;
+  peak_relaxed_madd(steps: number): number;
+}
+
+if (isMainThread) {
+  const threads: Worker[] = [];
+  const ask = (order: object) => (worker: Worker) =>
+    new Promise<number>((resolve, reject) => {
+      worker.once("message", resolve);
+      worker.once("error", reject);
+      worker.postMessage(order);
+    });
+
+  serve({
+    about: () => ({ version: `node ${process.versions.node}, V8 ${process.versions.v8}`, settings: process.execArgv.join(" ") || "no flags" }),
+
+    /** Samples of `limit` with `count` threads at once, for about `ms` milliseconds. */
+    async limit({ limit, count, ms }: { limit: Limit; count: number; ms: number }): Promise<number[]> {
+      while (threads.length < count) threads.push(new Worker(new URL(import.meta.url)));
+      const workers = threads.slice(0, count), bytes = Math.floor(READ / count / 128) * 128;
+      const order = limit === "bandwidth" ? { limit, bytes } : { limit, ms: SAMPLE_MS };
+      await Promise.all(workers.map(ask({ ...order, prepare: true })));
+      const samples: number[] = [];
+      const end = performance.now() + ms;
+      do {
+        const start = performance.now();
+        const done = await Promise.all(workers.map(ask(order)));
+        const seconds = (performance.now() - start) / 1000;
+        // for products each thread gives its own rate: that of the slowest counts for all, as in a real product
+        samples.push(limit === "bandwidth" ? READ / seconds / 1e9 : Math.min(...done) * count);
+      } while (performance.now() < end);
+      return samples;
+    },
+  });
+} else {
+  const build = (await relaxedSimd()) ? "limits-relaxed" : "limits";
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
+  const module = new WebAssembly.Module(readFileSync(new URL(`./${build}.wasm`, import.meta.url)));
+  const kernels = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as Kernels;
+  const steps: Partial<Record<Limit, number>> = {};
+
+  function values(): void {
+    new Uint8Array(memory.buffer, 0, 32).forEach((_, i, bytes) => (bytes[i] = 37 * i + 11));
+    new Float32Array(memory.buffer, 32, 4).fill(0.4375);
+  }
+
+  function rate(limit: Exclude<Limit, "bandwidth">, count: number): number {
+    const start = performance.now();
+    const products = kernels[`peak_${limit}`](count);
+    return products / (performance.now() - start) / 1e6;
+  }
+
+  parentPort!.on("message", ({ limit, bytes = 0, ms = 0, prepare }: { limit: Limit; bytes?: number; ms?: number; prepare?: boolean }) => {
+    values();
+    if (limit === "bandwidth") {
+      const from = 65536, missing = from + bytes - memory.buffer.byteLength;
+      if (missing > 0) {
+        memory.grow(Math.ceil(missing / 65536));
+        new Uint8Array(memory.buffer).fill(7, from); // pages that were never written are all one page
+        for (let i = 0; i < 4000; i++) kernels.sum(from, 32768); // until V8 has compiled it for good
+      }
+      if (!prepare) kernels.sum(from, bytes);
+      return parentPort!.postMessage(0);
+    }
+    if (!steps[limit]) {
+      const end = performance.now() + 100;
+      while (performance.now() < end) rate(limit, 2000);
+      const rates = Array.from({ length: 5 }, () => rate(limit, 20_000));
+      const best = median(rates);
+      steps[limit] = best ? Math.ceil((20_000 * ms * 1e6 * best) / kernels[`peak_${limit}`](20_000)) : 1;
+    }
+    parentPort!.postMessage(prepare ? 0 : rate(limit, steps[limit]));
+  });
+}

@@ -1,0 +1,84 @@
+/**
+ * The benchmark: npm run bench [-- options]. BENCHMARKS.md says how it measures and what came out.
+ */
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { bars } from "./bars.js";
+import { products } from "./products.js";
+import { machine } from "./machine.js";
+import { phases } from "./phases.js";
+import { barLines, chart, limitLines, rowLines } from "./report.js";
+import { peers, Run } from "./run.js";
+
+const usage = `npm run bench -- [options]
+
+  --quick          what the bars are about, in less than 3 minutes
+  --only WORDS     rows whose name holds one of the words (comma between): kernels, phases, captions, i8, 257x1024, vision, PyTorch, 2t …
+  --json FILE      machine, limits, rows and bars
+  --svg FILE       where the chart goes (default bench/results.svg; none with --only or --tiny unless given)
+  --write          puts the tables into BENCHMARKS.md as the latest run
+  --node FILE      the Node to measure on (default: the one of bench:peers, else this one)
+  --python FILE    a Python with torch and transformers (default: KOSMOS2_PYTHON)
+  --no-peers       this project alone
+  --tiny           toy sizes: shows that everything works, figures mean nothing`;
+
+const newNode = `${peers}/node_modules/node-${process.platform}-${process.arch}/bin/node`;
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: "boolean", default: false }, only: { type: "string" }, json: { type: "string" }, svg: { type: "string" }, node: { type: "string" },
+    python: { type: "string" }, "no-peers": { type: "boolean", default: false }, write: { type: "boolean", default: false }, tiny: { type: "boolean", default: false }, help: { type: "boolean", default: false },
+  },
+});
+if (values.help) {
+  console.log(usage);
+  process.exit(0);
+}
+
+const run = new Run({
+  quick: values.quick,
+  only: values.only?.split(",") ?? [],
+  peers: !values["no-peers"],
+  node: values.node ?? (existsSync(newNode) ? newNode : process.execPath),
+  python: values.python ?? process.env.KOSMOS2_PYTHON,
+  tiny: values.tiny,
+});
+const start = performance.now();
+const where = machine();
+console.error(`${where.cpu}, ${where.threads} CPUs (${where.features.join(" ")}), ${(where.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${where.system}`);
+if (run.options.node === process.execPath && Number(process.versions.node.split(".")[0]) < 24) {
+  run.note(`measured on Node ${process.versions.node}: bars are for 24 or newer, which npm run bench:peers installs`);
+}
+if (where.load > 0.5) run.note(`the machine was busy when this began (load ${where.load.toFixed(1)}): figures are worth little`);
+
+await products(run);
+for (const name of Object.keys(run.abouts)) if (name !== "limits") await run.close(name);
+await phases(run);
+await run.close();
+
+const checked = run.options.tiny ? [] : bars(run);
+const shown: string[] = [];
+const show = (title: string, text: string): void => {
+  shown.push(`${title}\n${text}`);
+  console.log(`\n${title}\n${text}`);
+};
+show("Who took part", Object.entries(run.abouts).map(([name, { version, settings }]) => `  ${name}: ${version}; ${settings}`).join("\n"));
+show("Limits", limitLines(run));
+for (const part of ["kernels", "phases", "captions", "load"] as const) {
+  const rows = run.rows.filter((row) => row.part === part);
+  if (rows.length) show(`${part[0].toUpperCase()}${part.slice(1)} (median of n samples)`, rowLines(rows));
+}
+if (checked.length) show("Bars", barLines(checked));
+if (run.notes.length) show("Notes", run.notes.map((note) => `  ${note}`).join("\n"));
+console.error(`\n${((performance.now() - start) / 1000).toFixed(0)} s`);
+
+const limits = Object.fromEntries(run.limits);
+if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: where, options: run.options, versions: run.abouts, limits, rows: run.rows, bars: checked, notes: run.notes }, null, 1)}\n`);
+const svg = values.svg ?? (values.only || values.tiny ? undefined : "bench/results.svg");
+if (svg) writeFileSync(svg, chart(run.rows, where));
+if (values.write) {
+  const file = "BENCHMARKS.md", head = "## Latest run\n";
+  const took = `${where.date.slice(0, 10)}, ${where.cpu} (${where.features.join(" ")}), ${where.threads} CPUs, ${where.system}, commit ${where.commit}, \`npm run bench -- ${process.argv.slice(2).join(" ")}\``;
+  const before = readFileSync(file, "utf8").split(head)[0];
+  writeFileSync(file, `${before}${head}\n${took}\n\n${svg === "bench/results.svg" ? "![times](bench/results.svg)\n\n" : ""}\`\`\`text\n${shown.join("\n\n")}\n\`\`\`\n`);
+}

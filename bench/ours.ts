@@ -1,0 +1,220 @@
+/**
+ * A contender: this project's engine. Products alone go through its recorder and its backend, phases through the engine's own
+ * passes, captions and loading through the public API.
+ */
+import { Bench } from "tinybench";
+import type { Backend } from "#src/backend/backend.js";
+import { createWasmBackend } from "#src/backend/wasm/wasm.js";
+import { bytesOf } from "#src/graph/memory.js";
+import { Recorder, type StoredLinear } from "#src/graph/recorder.js";
+import { formats, kinds, RECORD_BYTES, types, writeRecord } from "#src/graph/record.js";
+import { Kosmos2Config } from "#src/model/config.js";
+import { Kosmos2ForConditionalGeneration, type LoadOptions } from "#src/modeling.js";
+import { tensor } from "#src/tensor.js";
+import { type Format, packedBytes, PANEL, panelBytes } from "#src/weights/quant.js";
+import { serve } from "./serve.js";
+import { syntheticModel } from "./synthetic.js";
+
+const MB = 2 ** 20;
+/** Weights that one-row products go round: four times a cache of 32 MiB. */
+const COLD = 128 * MB;
+/** Multiply-adds of a run at least, so that handing it over is not what is measured. */
+const LEAST = 4e8;
+/** How long a product runs before it counts, in milliseconds: the first of its kind until V8 has compiled it for good. */
+const FIRST_WARM_UP = 2000, WARM_UP = 60;
+
+/** A product of one of Kosmos-2's shapes, ready to run: `count` times with weights of its own each, in one run of the backend. */
+interface Product {
+  readonly backend: Backend;
+  readonly records: Uint8Array;
+  readonly operations: number;
+  readonly count: number;
+  readonly addresses: readonly number[];
+}
+
+const backends = new Map<number, Promise<Backend>>();
+const products = new Map<string, Product>();
+const warm = new Set<string>();
+let model: Kosmos2ForConditionalGeneration | undefined;
+
+/** Numbers in −1 … 1 that look random. */
+function noise(length: number): Float32Array {
+  let state = 2463534242;
+  return Float32Array.from({ length }, () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return state / 2 ** 31;
+  });
+}
+
+/** What the model does after a product of this shape, activation quantisation before it included. */
+function epilogue(K: number, N: number): { activation?: "gelu" | "quick_gelu"; residual: boolean } {
+  if (N === 4 * K) return { activation: K === 1024 ? "quick_gelu" : "gelu", residual: false };
+  return { residual: N <= 2048 };
+}
+
+async function prepare(dtype: Format, M: number, K: number, N: number, threads: number): Promise<Product> {
+  if (!backends.has(threads)) backends.set(threads, createWasmBackend({ threads }));
+  const backend = await backends.get(threads)!;
+  const bytes = packedBytes(dtype, N, K);
+  const cold = M <= 4 ? Math.ceil(COLD / bytes) : 1, count = Math.max(cold, Math.ceil(LEAST / (M * K * N)));
+  const addresses: number[] = [];
+  const alloc = (size: number): number => {
+    addresses.push(backend.alloc(size));
+    return addresses.at(-1)!;
+  };
+
+  // Weights: the same few rows packed over and over, as a load would pack them.
+  const rows = Math.min(N, Math.ceil(2 ** 20 / K / PANEL) * PANEL);
+  const source = backend.alloc(rows * K * 4);
+  backend.write(source, bytesOf(noise(rows * K).map((x) => x * 0.04)));
+  const weights: StoredLinear[] = [];
+  for (let i = 0; i < Math.min(count, cold); i++) {
+    const address = alloc(bytes), bias = alloc(N * 4), pieces = Math.ceil(N / rows);
+    const list = new Uint8Array(pieces * RECORD_BYTES), view = new DataView(list.buffer);
+    for (let p = 0; p < pieces; p++) {
+      const dst = address + ((p * rows) / PANEL) * panelBytes(dtype, K);
+      writeRecord(view, p, "pack", { dst, format: formats[dtype], src: source, type: types.F32, N: Math.min(rows, N - p * rows), K });
+    }
+    await backend.run(list, pieces);
+    backend.write(bias, bytesOf(noise(N)));
+    weights.push({ outputs: N, inputs: K, format: dtype, address, bias });
+  }
+  backend.free(source);
+
+  const g = new Recorder(threads, undefined);
+  const { activation, residual } = epilogue(K, N);
+  const before = residual ? g.input(noise(M * N), M, N) : undefined;
+  const xs = noise(M * K);
+  for (let i = 0; i < count; i++) g.linear(g.input(xs, M, K), weights[i % weights.length], { activation, residual: before });
+  const pass = g.finish(), arena = alloc(pass.arenaBytes);
+  const { inputs, records } = pass.at(arena);
+  backend.write(arena, inputs);
+  return { backend, records, operations: pass.count, count, addresses };
+}
+
+/** Milliseconds of one pass of a phase, or of each token of a decode. `meanwhile` is called while what the last pass used is still there. */
+async function phase(what: string, meanwhile?: () => Promise<void>): Promise<number[]> {
+  const { engine, inputs } = ready();
+  const [name, context] = what.split("@");
+  if (name === "vision") {
+    const pixels = inputs.pixelValues.data as Float32Array, { imageSize } = engine.config.visionConfig;
+    const ms = await timed(() => engine.see(pixels, imageSize, imageSize));
+    await meanwhile?.();
+    return [ms];
+  }
+  if (name === "caption") return [await timed(() => model!.generate({ ...inputs, maxNewTokens: Number(context), eosTokenId: null }))];
+
+  const sequence = engine.begin();
+  try {
+    if (name === "prefill") {
+      const { latentQueryNum } = engine.config, { embedDim } = engine.config.textConfig;
+      const images = noise(latentQueryNum * embedDim);
+      const reading = { sequence, ids: [...inputs.inputIds.data], places: [...inputs.imageEmbedsPositionMask.data], images };
+      const ms = await timed(() => engine.choose([reading], [[]]));
+      await meanwhile?.();
+      return [ms];
+    }
+    const tokens = 16, before = Number(context) - tokens / 2;
+    let [{ id }] = await engine.choose([{ sequence, ids: prompt(before) }], [[]]);
+    const samples: number[] = [];
+    for (let i = 0; i < tokens; i++) samples.push(await timed(async () => ([{ id }] = await engine.choose([{ sequence, ids: [id] }], [[]]))));
+    await meanwhile?.();
+    return samples;
+  } finally {
+    engine.end(sequence);
+  }
+}
+
+/**
+ * Milliseconds that a pass spends on operations that are neither products nor attention. Each is run many times in a row, which is
+ * kind to it only as far as its small data would be in a cache anyway.
+ */
+async function others(what: string): Promise<number> {
+  const { backend } = ready().engine, { run } = backend, times = 64;
+  let pass = new Uint8Array(0), sum = 0;
+  const heavy = new Set<number>([kinds.matmul_f32, kinds.matmul_f16, kinds.matmul_i8, kinds.attention]);
+  backend.run = (records, count, signal) => {
+    pass = records.slice(0, count * RECORD_BYTES);
+    return run.call(backend, records, count, signal);
+  };
+  try {
+    await phase(what, async () => {
+      backend.run = run;
+      for (let at = 0; at < pass.length; at += RECORD_BYTES) {
+        const record = pass.subarray(at, at + RECORD_BYTES);
+        if (heavy.has(new DataView(record.buffer, record.byteOffset).getUint32(0, true))) continue;
+        const list = new Uint8Array(times * RECORD_BYTES);
+        for (let i = 0; i < times; i++) list.set(record, i * RECORD_BYTES);
+        await backend.run(list, times); // once for V8 and the caches
+        const once = await timed(() => backend.run(list.subarray(0, RECORD_BYTES), 1)); // what handing over a list takes
+        sum += Math.max(0, (await timed(() => backend.run(list, times))) - once) / (times - 1);
+      }
+    });
+  } finally {
+    backend.run = run;
+  }
+  return sum;
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const start = performance.now();
+  await work();
+  return performance.now() - start;
+}
+
+const prompt = (length: number): number[] => Array.from({ length }, (_, i) => (i === 0 ? 0 : 10 + ((i * 7919) % 60000)));
+
+/** The engine behind the model, and inputs of a usual prompt: 72 tokens, 64 of which are the picture's. */
+function ready() {
+  if (!model) throw new Error('Cannot measure a phase: load a model first ("load")');
+  const c = model.config, { imageSize, numChannels } = c.visionConfig, T = 72;
+  const place = (i: number) => (i >= 2 && i < 2 + c.latentQueryNum ? 1 : 0);
+  return {
+    engine: model["engine"],
+    inputs: {
+      inputIds: tensor("int32", Int32Array.from(prompt(T)), [1, T]),
+      imageEmbedsPositionMask: tensor("int32", Int32Array.from({ length: T }, (_, i) => place(i)), [1, T]),
+      pixelValues: tensor("float32", noise(numChannels * imageSize * imageSize), [1, numChannels, imageSize, imageSize]),
+    },
+  };
+}
+
+serve({
+  about: () => ({ version: `node ${process.versions.node}, V8 ${process.versions.v8}`, settings: process.execArgv.join(" ") || "no flags" }),
+
+  /** Milliseconds of one product, measured for about `ms` milliseconds. */
+  async kernel({ dtype, M, K, N, threads, ms }: { dtype: Format; M: number; K: number; N: number; threads: number; ms: number }): Promise<number[]> {
+    const key = `${dtype} ${M}×${K}×${N} ${threads}`, kind = `${dtype} ${M === 1} ${threads}`;
+    if (!products.has(key)) products.set(key, await prepare(dtype, M, K, N, threads));
+    const { backend, records, operations, count } = products.get(key)!;
+    const bench = new Bench({ time: ms, iterations: 2, warmupTime: warm.has(kind) ? WARM_UP : FIRST_WARM_UP, warmupIterations: 1, retainSamples: true, throws: true });
+    warm.add(kind);
+    // tinybench calls what isn't declared async once without waiting for it, to see what it returns
+    bench.add(key, async () => {
+      await backend.run(records, operations);
+    });
+    const [task] = await bench.run();
+    if (!("latency" in task.result)) throw new Error(`Cannot measure ${key}: ${task.result.state}`);
+    return task.result.latency.samples!.map((ms) => ms / count);
+  },
+
+  /** Frees the products' memory. */
+  drop() {
+    for (const { backend, addresses } of products.values()) for (const address of addresses) backend.free(address);
+    products.clear();
+  },
+
+  /** Loads a model of the released sizes, or a tiny one to try the benchmark itself. Returns milliseconds. */
+  async load({ dtype, threads, tiny }: { dtype: LoadOptions["dtype"]; threads: number; tiny?: boolean }): Promise<number> {
+    await model?.dispose();
+    const small = { layers: 2, embed_dim: 128, ffn_dim: 256, attention_heads: 4 }, eyes = { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4 };
+    const config = tiny ? Kosmos2Config.fromJSON({ text_config: small, vision_config: eyes }) : new Kosmos2Config();
+    return timed(async () => (model = await Kosmos2ForConditionalGeneration.fromPretrained(syntheticModel(config), { dtype, threads })));
+  },
+
+  phase: ({ what }: { what: string }) => phase(what),
+
+  others: async ({ what }: { what: string }) => [await others(what)],
+});

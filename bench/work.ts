@@ -1,0 +1,55 @@
+/** What a piece of work takes at least: multiply-adds and bytes. From the model's sizes alone (MODEL.md), not from what is recorded. */
+import type { Kosmos2Config } from "#src/model/config.js";
+import { packedBytes, type Format } from "#src/weights/quant.js";
+
+export interface Work {
+  /** Multiply-adds of products with weights. */
+  products: number;
+  /** Multiply-adds of attention, which is f32 whatever the weights are. */
+  attention: number;
+  /** Bytes of weights, each counted once. */
+  bytes: number;
+}
+
+/** One product x[M, K] · w[N, K]ᵀ. */
+export const productWork = (dtype: Format, M: number, K: number, N: number): Work => ({ products: M * K * N, attention: 0, bytes: packedBytes(dtype, N, K) });
+
+/** Pixels → image rows. What does not depend on the picture (the resampler's queries, its latent keys and values) is not counted. */
+export function visionWork(c: Kosmos2Config, dtype: Format): Work {
+  const v = c.visionConfig, D = v.hiddenSize, patches = (v.imageSize / v.patchSize) ** 2, rows = patches + 1;
+  const E = c.textConfig.embedDim, L = c.latentQueryNum;
+  const linears: [rows: number, K: number, N: number][] = [[patches, v.numChannels * v.patchSize ** 2, D]];
+  for (let i = 0; i < v.numHiddenLayers; i++) {
+    for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
+    linears.push([rows, D, v.intermediateSize], [rows, v.intermediateSize, D]);
+  }
+  linears.push([rows, D, E], [rows, E, E], [rows, E, E], [L, E, E]);
+  return {
+    ...sum(linears, dtype),
+    attention: v.numHiddenLayers * 2 * rows * rows * D + 2 * L * (rows + L) * E,
+  };
+}
+
+/** `rows` tokens read after `past` others, and the last one's logits. */
+export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0): Work {
+  const t = c.textConfig, D = t.embedDim;
+  const linears: [rows: number, K: number, N: number][] = [[1, D, t.vocabSize]];
+  for (let i = 0; i < t.layers; i++) {
+    for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
+    linears.push([rows, D, t.ffnDim], [rows, t.ffnDim, D]);
+  }
+  return { ...sum(linears, dtype), attention: t.layers * 2 * D * ((rows * (rows + 1)) / 2 + rows * past) };
+}
+
+function sum(linears: readonly [rows: number, K: number, N: number][], dtype: Format): { products: number; bytes: number } {
+  return {
+    products: linears.reduce((all, [M, K, N]) => all + M * K * N, 0),
+    bytes: linears.reduce((all, [, K, N]) => all + packedBytes(dtype, N, K), 0),
+  };
+}
+
+/** The least milliseconds that work can take: its multiply-adds at the peak, or its bytes at the bandwidth. */
+export function leastMs(work: Work, limits: { products: number; f32: number; bandwidth: number }): number {
+  const computing = work.products / limits.products + work.attention / limits.f32;
+  return Math.max(computing, work.bytes / limits.bandwidth) / 1e6;
+}
