@@ -5,7 +5,7 @@
 import { drawOver } from "#platform";
 import { Kosmos2Error } from "./errors.js";
 import { abortable } from "./pause.js";
-import { decode, type DecodeOptions, type ImageInput } from "./processor/decode.js";
+import { decode, type ImageOptions, type ImageInput } from "./processor/decode.js";
 import { LINE_HEIGHT, write } from "./processor/strokes.js";
 
 /** As much of a `Caption` as is drawn. Boxes may be inverted, empty, outside of the picture or no numbers at all. */
@@ -74,7 +74,7 @@ export function annotateSvg(size: { width: number; height: number }, annotation:
  *   const result = await kosmos.caption("dog.jpg");
  *   await writeFile("out.png", await annotate("dog.jpg", result));
  */
-export async function annotate(image: ImageInput, annotation: Annotation, options: DecodeOptions & Omit<AnnotateSvgOptions, "href"> = {}): Promise<Uint8Array> {
+export async function annotate(image: ImageInput, annotation: Annotation, options: ImageOptions & Omit<AnnotateSvgOptions, "href"> = {}): Promise<Uint8Array> {
   const picture = await decode(image, options);
   return abortable(drawOver(picture, annotateSvg(picture, annotation, { labels: options.labels })), options.signal);
 }

@@ -50,7 +50,7 @@ export type ImageInput = string | URL | Uint8Array | ArrayBuffer | BlobImage | R
 export type Fetch = (url: string, init?: { signal?: AbortSignal }) =>
   Promise<{ readonly ok: boolean; readonly status: number; arrayBuffer(): Promise<ArrayBuffer> }>;
 
-export interface DecodeOptions {
+export interface ImageOptions {
   /** Turn encoded pictures as their EXIF orientation says. Default true; pixels and drawables are never turned. */
   exif?: boolean;
   /** Most pixels of an encoded picture. Default 100 000 000. */
@@ -68,7 +68,7 @@ const DEFAULT_MAX_PIXELS = 100_000_000;
  * @throws {Kosmos2Error} code `image-not-found` (nothing at a path or URL), `image-format` (not on the list), `image-unreadable`
  *   (damaged), `image-too-large`, `image-invalid` (no picture at all, or pixels whose numbers disagree), `sharp-missing`
  */
-export async function decode(image: ImageInput, options: DecodeOptions = {}): Promise<Picture> {
+export async function decode(image: ImageInput, options: ImageOptions = {}): Promise<Picture> {
   const { signal, exif = true, maxPixels = DEFAULT_MAX_PIXELS } = options;
   signal?.throwIfAborted();
   const bytes = await encoded(image, options);
@@ -85,7 +85,7 @@ export async function decode(image: ImageInput, options: DecodeOptions = {}): Pr
 }
 
 /** The encoded bytes behind an input; undefined for pixels and drawables. */
-async function encoded(image: ImageInput, { signal, fetch = globalThis.fetch as Fetch }: DecodeOptions): Promise<Uint8Array<ArrayBuffer> | undefined> {
+async function encoded(image: ImageInput, { signal, fetch = globalThis.fetch as Fetch }: ImageOptions): Promise<Uint8Array<ArrayBuffer> | undefined> {
   if (typeof image === "string" || image instanceof URL) {
     let address;
     try {

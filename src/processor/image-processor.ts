@@ -7,11 +7,11 @@ import type { WasmUrl } from "../platform/modules.js";
 import type { Picture } from "../platform/platform.js";
 import { tensor, type Tensor } from "../tensor.js";
 import { readText, type ModelFiles } from "../weights/files.js";
-import { decode, type DecodeOptions, type ImageInput } from "./decode.js";
+import { decode, type ImageOptions, type ImageInput } from "./decode.js";
 import { resize } from "./resize.js";
 
 /** To a fixed shape, whatever the picture's own was; or the shortest edge, with the shape kept. Pixels. */
-export type ImageSize = { height: number; width: number } | { shortestEdge: number };
+export type TargetSize = { height: number; width: number } | { shortestEdge: number };
 
 /** Fields of preprocessor_config.json in camelCase; defaults are those of the released model. */
 export interface ImageProcessorConfig {
@@ -19,7 +19,7 @@ export interface ImageProcessorConfig {
   doConvertRgb: boolean;
   doResize: boolean;
   /** Default 224 × 224. With `useSquareSize`, a shortest edge means a square of that side. */
-  size: ImageSize;
+  size: TargetSize;
   useSquareSize: boolean;
   /** Pillow's number of the filter: 3, bicubic, is the one that is known here. */
   resample: number;
@@ -51,7 +51,7 @@ const released: ImageProcessorConfig = {
 /** Most pixels that a picture may be resized to: a thin strip grows very long when its shape is kept. */
 const MOST_RESIZED = 100_000_000;
 
-export interface PreprocessOptions extends DecodeOptions {
+export interface PreprocessOptions extends ImageOptions {
   /** Where pixels.wasm is loaded from. Default: beside the package's code. */
   wasmUrl?: WasmUrl;
 }
