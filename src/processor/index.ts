@@ -8,8 +8,8 @@ export { extractEntities, type Entity, type Grounded } from "./entities.js";
 export {
   Kosmos2Processor, type ImagePreprocessor, type Kosmos2Inputs, type PictureInputs, type PostProcessOptions, type ProcessOptions,
 } from "./processor.js";
-export type { BlobImage, DecodeOptions as ImageDecodeOptions, DrawableImage, Fetch, ImageInput, RawImage } from "./decode.js";
-export { Kosmos2ImageProcessor, type ImageProcessorConfig, type PreprocessedImages, type PreprocessOptions } from "./image-processor.js";
+export type { BlobImage, DrawableImage, Fetch, ImageInput, ImageOptions, RawImage } from "./decode.js";
+export { Kosmos2ImageProcessor, type ImageProcessorConfig, type PreprocessedImages, type PreprocessOptions, type TargetSize } from "./image-processor.js";
 export type { PhraseBoxes, PromptBox, PromptOptions, TextBoxes } from "./prompt.js";
 export type { StreamedText, StreamedToken } from "./stream.js";
 export { Kosmos2Tokenizer, type DecodeOptions, type EncodeOptions, type Tokenizer } from "./tokenizer.js";
