@@ -13,6 +13,5 @@ export { capabilities, type Capabilities } from "./backend/wasm/wasm.js";
 export type { ModelSource } from "./weights/source.js";
 export { annotate, annotateSvg, type Annotation, type AnnotateSvgOptions } from "./annotate.js";
 export * from "./processor/index.js";
-export { annotate, annotateSvg, type Annotation, type AnnotateSvgOptions } from "./annotate.js";
 export { Kosmos2Error, type ErrorKind, type ErrorDetails } from "./errors.js";
 export type { Tensor } from "./tensor.js";

@@ -1,7 +1,8 @@
 /** The package's wasm modules, read from disk (Node, Deno, Bun). web/assets.ts gives the same names. */
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { compileModule, moduleSource, notFound, type ModuleName, type WasmUrl } from "../modules.js";
+import type { ModuleName, WasmUrl } from "../modules.js";
+import { compileModule, moduleSource, notFound } from "../wasm-source.js";
 
 const own: Record<ModuleName, URL> = {
   pixels: new URL("../../wasm/pixels.wasm", import.meta.url),

@@ -1,5 +1,6 @@
 /** The package's wasm modules, fetched (browsers, workers, edge). node/assets.ts gives the same names. */
-import { compileModule, moduleSource, notFound, type ModuleName, type WasmUrl } from "../modules.js";
+import type { ModuleName, WasmUrl } from "../modules.js";
+import { compileModule, moduleSource, notFound } from "../wasm-source.js";
 
 const own: Record<ModuleName, URL> = {
   pixels: new URL("../../wasm/pixels.wasm", import.meta.url),
