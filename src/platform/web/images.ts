@@ -19,9 +19,8 @@ export function imageAddress(text: string): { path: string } | { url: string } {
 export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageHeader, { exif, signal }: DecodeSettings): Promise<Picture> {
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(new Blob([bytes], { type: `image/${header.format}` }), {
-      colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: exif ? "from-image" : ("none" as ImageOrientation),
-    });
+    const blob = new Blob([exif ? bytes : withoutExif(bytes, header.format)], { type: `image/${header.format}` });
+    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" });
   } catch (cause) {
     throw new Kosmos2Error("image-unreadable", "input",
       `Cannot decode the ${header.format.toUpperCase()} picture: ${(cause as Error).message}`, { found: (cause as Error).message }, cause);
@@ -32,6 +31,26 @@ export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageH
   } finally {
     bitmap.close(); // our own
   }
+}
+
+/** A copy whose EXIF data no decoder finds: browsers don't agree on how to be told to pass it over. */
+function withoutExif(bytes: Uint8Array<ArrayBuffer>, format: ImageHeader["format"]): Uint8Array<ArrayBuffer> {
+  const copy = bytes.slice(), view = new DataView(copy.buffer);
+  const reads = (text: string, at: number): boolean => [...text].every((letter, i) => copy[at + i] === letter.charCodeAt(0));
+  if (format === "jpeg") {
+    for (let at = 2; at + 4 < copy.length && copy[at] === 0xff && copy[at + 1] !== 0xda; at += 2 + view.getUint16(at + 2)) {
+      if (copy[at + 1] === 0xe1 && reads("Exif", at + 4)) copy[at + 1] = 0xef; // another application's segment
+    }
+  } else if (format === "webp") {
+    for (let at = 12; at + 8 <= copy.length; at += 8 + ((view.getUint32(at + 4, true) + 1) & ~1)) if (reads("EXIF", at)) copy[at] = 0x58;
+  } else {
+    for (let at = 8; at + 12 <= copy.length; ) {
+      const size = 12 + view.getUint32(at);
+      if (reads("eXIf", at + 4)) return copy.copyWithin(at, at + size).subarray(0, copy.length - size);
+      at += size;
+    }
+  }
+  return copy;
 }
 
 /** Pixels of what can be drawn on a canvas; undefined for anything else. The thing itself stays as it is. */
