@@ -3,6 +3,7 @@
  */
 import type { Backend } from "./backend/backend.js";
 import { createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
+import { abortable } from "./pause.js";
 import { Kosmos2Error } from "./errors.js";
 import { type GenerationConfig, readGenerationConfig } from "./generate/config.js";
 import { Cache } from "./graph/cache.js";
@@ -267,11 +268,10 @@ export class Engine {
     let done!: () => void;
     this.last = new Promise((resolve) => (done = resolve));
     try {
-      await before;
-      signal?.throwIfAborted();
+      await abortable(before, signal); // whoever gives up while waiting hears so at once
       return await work();
     } finally {
-      done();
+      void before.then(done);
     }
   }
 

@@ -1,15 +1,13 @@
 /** One memory that is not shared, and the kernels over it: for a worker without SharedArrayBuffer, or for no worker at all. */
 import { type Code, CONTROL, type Kernels, word } from "./control.js";
 import { RECORD_BYTES } from "../../graph/record.js";
+import { pause } from "../../pause.js";
 
 const PAGE = 65536;
 /** Records between two looks at the clock. */
 const SLICE = 8;
 /** How long a run may keep the event loop, in milliseconds. */
 const TURN_MS = 8;
-
-/** Lets the event loop turn once: messages come in, pages are painted. */
-const turn = () => new Promise<void>((resolve) => setTimeout(resolve, 0));
 
 export class Compute {
   private readonly memory: WebAssembly.Memory;
@@ -40,7 +38,7 @@ export class Compute {
     for (let done = 0; done < count && code === 0; done += SLICE) {
       code = this.kernels.run(this.list + done * RECORD_BYTES, Math.min(SLICE, count - done), 0, 1, CONTROL);
       if (performance.now() - since > TURN_MS) {
-        await turn();
+        await pause(); // an abort's message comes in here
         since = performance.now();
       }
     }

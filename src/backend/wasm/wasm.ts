@@ -12,6 +12,7 @@ import type { WasmUrl } from "../../platform/modules.js";
 import type { Backend } from "../backend.js";
 import { Compute } from "./compute.js";
 import { Code, HEAP, MAX_THREADS, type Order, type Report, word } from "./control.js";
+import { abortable } from "../../pause.js";
 import { Heap } from "./heap.js";
 
 const PAGE = 65536;
@@ -423,14 +424,4 @@ class InlineBackend extends WasmBackend {
   protected async end(): Promise<void> {
     this.compute?.abort();
   }
-}
-
-/** Rejects as soon as the signal does; the work itself goes on unheard. */
-function abortable<T>(work: Promise<T>, signal?: AbortSignal): Promise<T> {
-  if (!signal) return work;
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    signal.addEventListener("abort", abort);
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
-  });
 }
