@@ -11,9 +11,15 @@ export function imageAddress(text: string): { path: string } | { url: string } {
   return /^[a-z][a-z0-9+.-]+:/i.test(text) ? { url: text } : { path: text };
 }
 
+let loaded = false;
+
 async function loadSharp(): Promise<typeof import("sharp").default> {
   try {
-    return (await import("sharp")).default;
+    const { default: sharp } = await import("sharp");
+    // Once, so that who thinks otherwise can say so later. Its cache of operations grows for a hundred pictures, and none comes twice.
+    if (!loaded) sharp.cache(false);
+    loaded = true;
+    return sharp;
   } catch (cause) {
     throw new Kosmos2Error("sharp-missing", "unsupported",
       "Cannot decode the picture: JPEG, PNG and WebP need sharp, which did not load; run `npm install sharp`, or give pixels as { width, height, channels: 4, data }",
