@@ -33,11 +33,12 @@ export async function phases(run: Run): Promise<void> {
 
   // one thread against two
   const alone = await load(run, "kosmos2, 1 thread", "i8", 1);
-  await run.group([...entries(ours, "kosmos2", "i8", 2, whats, tiny), ...entries(alone, "kosmos2", "i8", 1, whats, tiny)].map((entry) => ({ ...entry, note: "one thread against two" })));
+  const both = quick ? ["vision", "prefill"] : whats;
+  await run.group([...entries(ours, "kosmos2", "i8", 2, both, tiny), ...entries(alone, "kosmos2", "i8", 1, both, tiny)].map((entry) => ({ ...entry, note: "one thread against two" })), quick ? 1 : run.rounds);
   await run.close("kosmos2, 1 thread");
   await run.close("kosmos2");
 
-  if (process.execPath !== run.options.node) {
+  if (process.execPath !== run.options.node && !quick) {
     const old = await load(run, oldName, "i8", 2, process.execPath);
     await run.group([...entries(old, oldName, "i8", 2, whats, tiny), ...captionEntry(old, oldName, "i8", 2)], 1);
     await run.close(oldName);

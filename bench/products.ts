@@ -42,11 +42,11 @@ async function one(run: Run, dtype: string, [M, K, N]: Shape): Promise<void> {
 
   if (dtypes.includes(dtype as Format)) {
     for (const threads of quick ? [2] : [2, 1]) if (maybe("kosmos2", threads)) add(await run.ours("kosmos2"), "kosmos2", threads);
-    if (process.execPath !== run.options.node && maybe(oldName, 2)) add(await run.ours(oldName, process.execPath), oldName, 2);
+    if (process.execPath !== run.options.node && !quick && maybe(oldName, 2)) add(await run.ours(oldName, process.execPath), oldName, 2);
   }
   if (theirs[dtype] && N < 65037) {
     if (maybe("onnxruntime-web", 2)) add(await run.peer("onnxruntime-web", "ort.mjs"), "onnxruntime-web", 2);
-    if (dtype === "f32" && maybe("tfjs-wasm", 2)) add(await run.peer("chromium", "chromium.mjs"), "tfjs-wasm", 2);
+    if (dtype === "f32" && !quick && maybe("tfjs-wasm", 2)) add(await run.peer("chromium", "chromium.mjs"), "tfjs-wasm", 2);
   }
   if (entries.length === 0) return;
   console.error(`${dtype} ${what}`);
