@@ -27,10 +27,12 @@ export function matmul_f16(op: Matmul, t: i32, n: i32): void {
     let p = from;
     if (m1 - m0 == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, m0, p << 3, op.w + <usize>p * panelBytes);
     for (; p < to; p++) {
-      const w = op.w + <usize>p * panelBytes;
+      const j = p << 3, w = op.w + <usize>p * panelBytes;
       let m = m0;
-      for (; m + 4 <= m1; m += 4) tile_4x8(op, m, p << 3, w);
-      for (; m < m1; m++) tile_1x8(op, m, p << 3, w);
+      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, 4);
+      if (m + 3 == m1) tile(op, m, j, w, 3);
+      else if (m + 2 == m1) tile(op, m, j, w, 2);
+      else if (m < m1) tile(op, m, j, w, 1);
     }
   }
 }
@@ -52,7 +54,9 @@ export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   return f32x4.mul(v128.and(i32x4.shl(bits, 13), mask), bias);
 }
 
-function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
+/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. */
+// @ts-ignore: decorator
+@inline function tile(op: Matmul, m: i32, j: i32, w: usize, rows: i32): void {
   const step = <usize>op.ldx << 2, mask = maskOf(op), bias = biasOf(op);
   let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
   let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -60,33 +64,17 @@ function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
     const wa = four(v128.load16x4_s(w), mask, bias), wb = four(v128.load16x4_s(w, 8), mask, bias);
     let s = v128.load32_splat(x0);
     a0 = fma(s, wa, a0); b0 = fma(s, wb, b0);
-    s = v128.load32_splat(x1);
-    a1 = fma(s, wa, a1); b1 = fma(s, wb, b1);
-    s = v128.load32_splat(x2);
-    a2 = fma(s, wa, a2); b2 = fma(s, wb, b2);
-    s = v128.load32_splat(x3);
-    a3 = fma(s, wa, a3); b3 = fma(s, wb, b3);
-    x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 16;
+    if (rows > 1) { s = v128.load32_splat(x1); a1 = fma(s, wa, a1); b1 = fma(s, wb, b1); x1 += 4; }
+    if (rows > 2) { s = v128.load32_splat(x2); a2 = fma(s, wa, a2); b2 = fma(s, wb, b2); x2 += 4; }
+    if (rows > 3) { s = v128.load32_splat(x3); a3 = fma(s, wa, a3); b3 = fma(s, wb, b3); x3 += 4; }
+    x0 += 4; w += 16;
   }
-  let dst = op.dst + ((<usize>m * op.ldd + j) << 2);
-  const ldd = <usize>op.ldd << 2, count = op.N - j;
-  keep(dst, a0, b0, count); dst += ldd;
-  keep(dst, a1, b1, count); dst += ldd;
-  keep(dst, a2, b2, count); dst += ldd;
-  keep(dst, a3, b3, count);
-  finish(op, m, 4, j, 1);
-}
-
-function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
-  const mask = maskOf(op), bias = biasOf(op);
-  let x = op.x + (<usize>m * op.ldx << 2);
-  let a = f32x4.splat(0), b = a;
-  for (let end = x + (<usize>op.K << 2); x < end; x += 4, w += 16) {
-    const s = v128.load32_splat(x);
-    a = fma(s, four(v128.load16x4_s(w), mask, bias), a); b = fma(s, four(v128.load16x4_s(w, 8), mask, bias), b);
-  }
-  keep(op.dst + ((<usize>m * op.ldd + j) << 2), a, b, op.N - j);
-  finish(op, m, 1, j, 1);
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
+  keep(dst, a0, b0, count);
+  if (rows > 1) keep(dst + ldd, a1, b1, count);
+  if (rows > 2) keep(dst + 2 * ldd, a2, b2, count);
+  if (rows > 3) keep(dst + 3 * ldd, a3, b3, count);
+  finish(op, m, rows, j, 1);
 }
 
 /** One row, two panels at once: enough sums under way to hide an addition's latency. */

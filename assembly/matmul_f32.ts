@@ -5,7 +5,7 @@
  *
  *                 n0 n1 n2 n3   n4 n5 n6 n7
  *               ┌─────────────┬─────────────┐  w: 2 vectors a step of k
- *     x[m,k] ─► │     a0      │     b0      │  x: 1 splat
+ *     x[m,k] ─► │     a0      │     b0      │  x: 1 splat; the last 1 … 3 rows have tiles of their own
  *   x[m+1,k] ─► │     a1      │     b1      │  a, b: 8 sums; 11 of x86's 16 registers
  *   x[m+2,k] ─► │     a2      │     b2      │
  *   x[m+3,k] ─► │     a3      │     b3      │  8 products from 6 loads
@@ -35,15 +35,19 @@ export function matmul_f32(op: Matmul, t: i32, n: i32): void {
     let p = from;
     if (m1 - m0 == 1) for (; p + 3 <= to; p += 3) tile_1x24(op, m0, p << 3, op.w + <usize>p * panelBytes);
     for (; p < to; p++) {
-      const w = op.w + <usize>p * panelBytes;
+      const j = p << 3, w = op.w + <usize>p * panelBytes;
       let m = m0;
-      for (; m + 4 <= m1; m += 4) tile_4x8(op, m, p << 3, w);
-      for (; m < m1; m++) tile_1x8(op, m, p << 3, w);
+      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, 4);
+      if (m + 3 == m1) tile(op, m, j, w, 3);
+      else if (m + 2 == m1) tile(op, m, j, w, 2);
+      else if (m < m1) tile(op, m, j, w, 1);
     }
   }
 }
 
-function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
+/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. */
+// @ts-ignore: decorator
+@inline function tile(op: Matmul, m: i32, j: i32, w: usize, rows: i32): void {
   const step = <usize>op.ldx << 2;
   let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
   let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -51,32 +55,17 @@ function tile_4x8(op: Matmul, m: i32, j: i32, w: usize): void {
     const wa = v128.load(w), wb = v128.load(w, 16);
     let s = v128.load32_splat(x0);
     a0 = fma(s, wa, a0); b0 = fma(s, wb, b0);
-    s = v128.load32_splat(x1);
-    a1 = fma(s, wa, a1); b1 = fma(s, wb, b1);
-    s = v128.load32_splat(x2);
-    a2 = fma(s, wa, a2); b2 = fma(s, wb, b2);
-    s = v128.load32_splat(x3);
-    a3 = fma(s, wa, a3); b3 = fma(s, wb, b3);
-    x0 += 4; x1 += 4; x2 += 4; x3 += 4; w += 32;
+    if (rows > 1) { s = v128.load32_splat(x1); a1 = fma(s, wa, a1); b1 = fma(s, wb, b1); x1 += 4; }
+    if (rows > 2) { s = v128.load32_splat(x2); a2 = fma(s, wa, a2); b2 = fma(s, wb, b2); x2 += 4; }
+    if (rows > 3) { s = v128.load32_splat(x3); a3 = fma(s, wa, a3); b3 = fma(s, wb, b3); x3 += 4; }
+    x0 += 4; w += 32;
   }
-  let dst = op.dst + ((<usize>m * op.ldd + j) << 2);
-  const ldd = <usize>op.ldd << 2, count = op.N - j;
-  keep(dst, a0, b0, count); dst += ldd;
-  keep(dst, a1, b1, count); dst += ldd;
-  keep(dst, a2, b2, count); dst += ldd;
-  keep(dst, a3, b3, count);
-  finish(op, m, 4, j, 1);
-}
-
-function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
-  let x = op.x + (<usize>m * op.ldx << 2);
-  let a = f32x4.splat(0), b = a;
-  for (let end = x + (<usize>op.K << 2); x < end; x += 4, w += 32) {
-    const s = v128.load32_splat(x);
-    a = fma(s, v128.load(w), a); b = fma(s, v128.load(w, 16), b);
-  }
-  keep(op.dst + ((<usize>m * op.ldd + j) << 2), a, b, op.N - j);
-  finish(op, m, 1, j, 1);
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
+  keep(dst, a0, b0, count);
+  if (rows > 1) keep(dst + ldd, a1, b1, count);
+  if (rows > 2) keep(dst + 2 * ldd, a2, b2, count);
+  if (rows > 3) keep(dst + 3 * ldd, a3, b3, count);
+  finish(op, m, rows, j, 1);
 }
 
 /** One row, three panels at once: enough sums under way to hide an addition's latency; a fourth would be too many registers. */
