@@ -2,9 +2,8 @@
  * Where model and backend meet: weights in a backend's memory, and passes over them, one at a time and first come, first served.
  */
 import type { Backend } from "./backend/backend.js";
-import { createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
-import { abortable } from "./pause.js";
-import { Kosmos2Error } from "./errors.js";
+import { capabilities, createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
+import { type Dtype, type DtypeName, dtypeOf } from "./dtype.js";
 import { type GenerationConfig, readGenerationConfig } from "./generate/config.js";
 import { Cache } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
@@ -13,9 +12,11 @@ import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
 import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js";
 import { interpolatePositions } from "./model/positions.js";
+import { estimate, refuseTooLarge } from "./memory.js";
+import { abortable } from "./pause.js";
 import { Checkpoint } from "./weights/checkpoint.js";
 import type { ModelFiles } from "./weights/files.js";
-import { loadWeights, packedWeightBytes, type Weights } from "./weights/load.js";
+import { loadedDtype, loadWeights, type Weights } from "./weights/load.js";
 import { handles } from "./weights/handles.js";
 
 /** What progress of loading is: bytes summed over all files, the total known from the start. */
@@ -27,14 +28,9 @@ export interface LoadProgress {
   phase: "download" | "verify" | "read";
 }
 
-/** How weights are stored and computed with. `fp32`, `fp16` and `q8` are understood as well. */
-export type Dtype = "auto" | "f32" | "f16" | "i8";
-
-export interface EngineOptions extends Omit<WasmOptions, "maxBytes"> {
-  dtype?: Dtype | "fp32" | "fp16" | "q8";
+export interface EngineOptions extends Omit<WasmOptions, "maxBytes" | "minBytes"> {
+  dtype?: DtypeName;
   onProgress?: (progress: LoadProgress) => void;
-  /** Hears what is worth knowing and is no error. Default: nobody. */
-  logger?: { warn(message: string): void };
 }
 
 /** A text that grows: its rows in the caches, and what positions need to know of it. */
@@ -68,10 +64,8 @@ export interface Choice {
   second: number;
 }
 
-const dtypes: Readonly<Record<string, "f32" | "f16" | "i8">> = { auto: "i8", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8" };
-
-/** Sequences of full length that memory is reserved for; room is used only as they grow. */
-const SEQUENCES = 8;
+/** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
+const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
 
 /** A pass that reads one token more in the same sequences: recorded once, run for many tokens. */
 interface Plan {
@@ -92,7 +86,7 @@ export class Engine {
   private readonly handles: Handles;
 
   private constructor(
-    readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: "f32" | "f16" | "i8",
+    readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: Exclude<Dtype, "auto">,
     readonly backend: Backend, private readonly weights: Weights, readonly loadMs: number,
   ) {
     const { embedDim, padTokenId } = config.textConfig;
@@ -103,19 +97,16 @@ export class Engine {
   static async load(files: ModelFiles, options: EngineOptions = {}): Promise<Engine> {
     const start = performance.now();
     const { signal, onProgress, logger } = options;
-    const dtype = dtypes[options.dtype ?? "auto"];
-    if (!dtype) {
-      const wanted = Object.keys(dtypes);
-      throw new Kosmos2Error("option-invalid", "input", `Cannot load with dtype ${JSON.stringify(options.dtype)}: wanted ${wanted.join(", ")}`, { found: options.dtype, wanted });
-    }
+    const asked = dtypeOf(options.dtype);
     const config = await Kosmos2Config.fromFiles(files, signal);
     const generation = await readGenerationConfig(files, config.textConfig, signal);
     const checkpoint = await Checkpoint.open(files, { signal });
     try {
-      const { layers, embedDim, maxPositionEmbeddings } = config.textConfig;
-      const cacheBytes = layers * 2 * embedDim * 4 * maxPositionEmbeddings;
-      const maxBytes = packedWeightBytes(config, dtype) + SEQUENCES * cacheBytes + 2 ** 28;
-      const backend = await createWasmBackend({ ...options, maxBytes });
+      const dtype = loadedDtype(checkpoint, asked);
+      const { used } = await capabilities(options);
+      const least = estimate(checkpoint, config, dtype, used.threads), most = estimate(checkpoint, config, dtype, used.threads, RESERVED_TOKENS);
+      refuseTooLarge(files.name, least);
+      const backend = await createWasmBackend({ ...options, minBytes: least.totalBytes, maxBytes: most.totalBytes + RESERVED_BYTES });
       try {
         const weights = await loadWeights(checkpoint, config, dtype, backend, {
           signal, logger,

@@ -5,7 +5,9 @@ export {
   Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateOutput, type LoadOptions,
   type ModelInputs, type ModelOutput, type Session, type Timings,
 } from "./modeling.js";
-export type { Dtype, LoadProgress } from "./engine.js";
+export type { Dtype, DtypeName } from "./dtype.js";
+export type { LoadProgress } from "./engine.js";
+export { estimateMemory, type EstimateOptions, type MemoryEstimate } from "./memory.js";
 export type { GenerateOptions } from "./generate/options.js";
 export type { Stop } from "./generate/greedy.js";
 export { Kosmos2Config, type Kosmos2TextConfig, type Kosmos2VisionConfig } from "./model/config.js";

@@ -13,6 +13,10 @@ const commands: Record<string, () => Promise<{ run: Command; usage: string }>> =
   caption: () => import("./caption.js").then(({ caption: run, captionUsage: usage }) => ({ run, usage })),
   verify: () => import("./verify.js").then(({ verify: run, verifyUsage: usage }) => ({ run, usage })),
   doctor: () => import("./doctor.js").then(({ doctor: run, doctorUsage: usage }) => ({ run, usage })),
+  pack: () => import("./weights.js").then(({ packCommand: run, packUsage: usage }) => ({ run, usage })),
+  inspect: () => import("./weights.js").then(({ inspectCommand: run, inspectUsage: usage }) => ({ run, usage })),
+  "verify-pack": () => import("./weights.js").then(({ verifyPackCommand: run, verifyPackUsage: usage }) => ({ run, usage })),
+  synthesize: () => import("./weights.js").then(({ synthesizeCommand: run, synthesizeUsage: usage }) => ({ run, usage })),
 };
 
 async function usage(): Promise<string> {

@@ -13,7 +13,7 @@ export async function doctor(args: string[], terminal: Terminal): Promise<number
   const { values, positionals } = parse(args, engineOptions);
   if (positionals.length) throw new UsageError(`doctor takes no "${positionals[0]}"`);
   const { dtype: _, ...options } = loadOptions(values);
-  const found = await capabilities(options);
+  const found = await capabilities({ ...options, maxBytes: 2 ** 32 });
   const machine = {
     runtime: runtime(), platform: `${process.platform} ${process.arch}`, processor: cpus()[0]?.model.trim() ?? "unknown",
     processors: availableParallelism(), memoryBytes: totalmem(), sharp: await sharpVersion(),

@@ -136,6 +136,7 @@ interface Cached {
 async function lookAt(id: string, store: HubStore, commit: string, need: Need, signal: AbortSignal): Promise<Cached> {
   const files: ModelFiles = {
     name: id,
+    revision: commit,
     async open(file, signal) {
       signal?.throwIfAborted();
       return isPlainName(file) ? store.open(commit, file) : undefined;

@@ -1,6 +1,7 @@
 /** A model's tensors, in one file or in shards, as Hugging Face saves them. Opening reads headers alone. */
 import { Kosmos2Error } from "../errors.js";
 import type { ByteSource } from "../platform/platform.js";
+import { withOwnNames } from "./fairseq.js";
 import { isPlainName, notFound, readJson, type ModelFiles } from "./files.js";
 import { readHeader, type Header, type TensorPlace } from "./safetensors.js";
 
@@ -22,9 +23,10 @@ export class Checkpoint {
   private constructor(
     /** For messages: the folder as the user named it. */
     readonly name: string,
+    /** By Hugging Face's names, also where the file has fairseq's. */
     readonly tensors: ReadonlyMap<string, StoredTensor>,
-    /** What the first file says of itself. */
-    readonly metadata: Readonly<Record<string, string>>,
+    /** What each file says of itself and its tensors. */
+    readonly headers: ReadonlyMap<string, Header>,
     private readonly sources: ReadonlyMap<string, ByteSource>,
   ) {}
 
@@ -35,24 +37,24 @@ export class Checkpoint {
    */
   static async open(files: ModelFiles, options: { signal?: AbortSignal } = {}): Promise<Checkpoint> {
     const { signal } = options;
-    const sources = new Map<string, ByteSource>();
+    const sources = new Map<string, ByteSource>(), headers = new Map<string, Header>();
     const open = async (file: string): Promise<Header | undefined> => {
       const source = await files.open(file, signal);
       if (!source) return undefined;
       sources.set(file, source);
-      return readHeader(source, `${files.name}: ${file}`, signal);
+      const header = await readHeader(source, `${files.name}: ${file}`, signal);
+      headers.set(file, header);
+      return header;
     };
     try {
       const whole = await open(single);
-      if (whole) return new Checkpoint(files.name, placed(whole, single), whole.metadata, sources);
+      if (whole) return new Checkpoint(files.name, withOwnNames(placed(whole, single)), headers, sources);
 
       const weightMap = await readIndex(files, signal);
       const tensors = new Map<string, StoredTensor>();
-      let metadata: Readonly<Record<string, string>> | undefined;
       for (const [file, names] of weightMap) {
         const header = await open(file);
         if (!header) throw incomplete(files, file, undefined, `shard "${file}", which its index names, is missing`);
-        metadata ??= header.metadata;
         const there = placed(header, file);
         for (const name of names) {
           const tensor = there.get(name);
@@ -60,7 +62,7 @@ export class Checkpoint {
           tensors.set(name, tensor);
         }
       }
-      return new Checkpoint(files.name, tensors, metadata ?? {}, sources);
+      return new Checkpoint(files.name, withOwnNames(tensors), headers, sources);
     } catch (error) {
       await Promise.allSettled([...sources.values()].map((source) => source.close()));
       throw error;

@@ -5,6 +5,8 @@ import type { ByteSource } from "../platform/platform.js";
 export interface ModelFiles {
   /** For messages: the path, id or URL as the user gave it. */
   readonly name: string;
+  /** The commit on the hub, of a model from there. */
+  readonly revision?: string;
   /** Opens `config.json` and the like; undefined when the folder has no such file. The caller closes what it opens. */
   open(file: string, signal?: AbortSignal): Promise<ByteSource | undefined>;
   /** Names of the files that are there, for messages. */

@@ -1,13 +1,15 @@
 /**
  * Weights from a checkpoint into a backend's memory: the file is read once, in the order it lies, a chunk at a time; while one chunk
  * is packed by the backend the next is being read. No tensor is ever whole in memory as the file has it.
+ * A pack (packs.ts) is read straight to where it stays.
  */
 import { Kosmos2Error } from "../errors.js";
 import { RECORD_BYTES, formats, types, writeRecord } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
-import { PANEL, clearOutput, fromBF16, fromF16, packedBytes, panelBytes, type Format } from "./quant.js";
-import { embedTokens, findTensors, modelTensors, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
+import { findPacked, packInfo, type PackInfo } from "./packs.js";
+import { PANEL, clearOutput, fromBF16, fromF16, panelBytes, type Format } from "./quant.js";
+import { embedTokens, findTensors, formatOf, modelTensors, shapeOf, storedBytes, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
 
 /** What loading needs of a backend (backend/backend.ts says more about each). */
 export interface Device {
@@ -63,18 +65,6 @@ const mostGap = 2 ** 16;
 /** The backend's rule: 64-byte aligned, and 64 readable bytes behind. */
 const footprint = (bytes: number): number => Math.ceil(bytes / 64) * 64 + 64;
 
-/** A needed tensor as a matrix: N rows of K numbers. */
-const shapeOf = ({ role, shape }: TensorSpec): { N: number; K: number } => {
-  const numbers = shape.reduce((product, dim) => product * dim, 1);
-  const N = role === "rows" && shape.length === 1 ? 1 : shape[0];
-  return { N, K: numbers / N };
-};
-
-function storedBytes(spec: TensorSpec, dtype: Format): number {
-  const { N, K } = shapeOf(spec);
-  return spec.role === "rows" ? N * K * 4 : packedBytes(dtype, N, K);
-}
-
 /** Memory that a model's weights take, in bytes; loading takes two chunks more. */
 export function packedWeightBytes(config: Kosmos2Config, dtype: Format): number {
   return modelTensors(config)
@@ -82,13 +72,14 @@ export function packedWeightBytes(config: Kosmos2Config, dtype: Format): number 
     .reduce((sum, spec) => sum + footprint(storedBytes(spec, dtype)), 0);
 }
 
+/** The same for a pack that is there. */
+export function packMemoryBytes(checkpoint: Checkpoint): number {
+  return [...checkpoint.headers.values()].reduce((sum, { start, end }) => sum + footprint(end - start), 0);
+}
+
 /** A tensor on its way: where its rows come from and where they go. */
-interface Target {
+interface Target extends Placed {
   readonly tensor: FoundTensor;
-  readonly address: number;
-  readonly format: Format | "rows";
-  readonly N: number;
-  readonly K: number;
   /** Bytes of one row in the file. */
   readonly rowBytes: number;
 }
@@ -110,19 +101,32 @@ interface Chunk {
 }
 
 /**
- * Loads all weights of a model, matrices converted to `dtype`.
+ * Which dtype a model is loaded in: what is asked for, and what a pack is.
+ *
+ * @throws {Kosmos2Error} code `pack-dtype` when a pack is of another one
+ */
+export function loadedDtype(checkpoint: Checkpoint, asked: Format | "auto"): Format {
+  const info = packInfo(checkpoint);
+  if (!info) return asked === "auto" ? "i8" : asked;
+  if (asked === "auto" || asked === info.dtype) return info.dtype;
+  throw new Kosmos2Error("pack-dtype", "input",
+    `Cannot load "${checkpoint.name}" as ${asked}: it is a pack of ${info.dtype}; leave dtype out, or pack the checkpoint again as ${asked}`, { found: info.dtype, wanted: asked });
+}
+
+/**
+ * Loads all weights of a model, matrices converted to `dtype`; a pack, which must be of that dtype, as it is.
  *
  * When it rejects, whatever the reason, nothing stays allocated and nothing is being read any more.
  *
  * @throws {Kosmos2Error} codes `weights-incomplete`, `weights-shape`, `weights-dtype`; `weights-not-finite` for a NaN or infinity;
- *   `weights-overflow` for a number that f16 can't hold; `memory-exhausted`
+ *   `weights-overflow` for a number that f16 can't hold; `pack-version`, `pack-invalid`, `pack-dtype`; `memory-exhausted`
  */
 export async function loadWeights(
   checkpoint: Checkpoint, config: Kosmos2Config, dtype: Format, backend: Device, options: WeightsOptions = {},
 ): Promise<Weights> {
-  const { signal, onProgress, logger, chunkBytes = 2 ** 21 } = options;
-  signal?.throwIfAborted();
-  const { found, aliases } = findTensors(checkpoint, config, logger);
+  options.signal?.throwIfAborted();
+  loadedDtype(checkpoint, dtype);
+  const info = packInfo(checkpoint);
   const allocated: number[] = [];
   const alloc = (bytes: number): number => {
     const address = backend.alloc(bytes);
@@ -132,43 +136,113 @@ export async function loadWeights(
   const free = (): void => {
     for (const address of allocated.splice(0)) backend.free(address);
   };
-
   try {
-    const targets = new Map<string, Target>();
-    let bytes = 0;
-    for (const tensor of found) {
-      const size = storedBytes(tensor.spec, dtype), { N, K } = shapeOf(tensor.spec);
-      const address = alloc(size);
-      bytes += footprint(size);
-      const { start, end } = tensor.stored;
-      targets.set(tensor.spec.name, { tensor, address, format: tensor.spec.role === "rows" ? "rows" : dtype, N, K, rowBytes: (end - start) / N });
-    }
-    await fill(checkpoint, backend, plan([...targets.values()], chunkBytes), signal, onProgress);
-    await clearPadding(backend, targets.get(aliases.get(embedTokens) ?? embedTokens), config.textConfig.padTokenId);
-
-    const get = (name: string): Target => {
-      const target = targets.get(aliases.get(name) ?? name);
-      if (!target) throw new RangeError(`Cannot find weights "${name}": the model has no such tensor`);
-      return target;
-    };
-    return {
-      bytes, free,
-      matrix(name) {
-        const { address, format, N, K, tensor } = get(`${name}.weight`);
-        if (format === "rows") throw new RangeError(`Cannot take "${name}" as a matrix: it is a vector`);
-        const { bias } = tensor.spec;
-        return { address, format, outputs: N, inputs: K, bias: bias === undefined ? 0 : get(bias).address };
-      },
-      rows(name) {
-        const { address, format, N, K } = get(name);
-        if (format !== "rows") throw new RangeError(`Cannot take the rows of "${name}": it is a packed matrix`);
-        return { address, rows: N, columns: K };
-      },
-    };
+    const loaded = info ? await readPack(checkpoint, info, config, backend, alloc, options) : await convert(checkpoint, config, dtype, backend, alloc, options);
+    return { ...loaded, free };
   } catch (error) {
     free();
     throw error;
   }
+}
+
+/** A tensor in the backend's memory. */
+interface Placed {
+  readonly spec: TensorSpec;
+  readonly address: number;
+  readonly format: Format | "rows";
+  readonly N: number;
+  readonly K: number;
+}
+
+/** What is at which address, by the model's names. */
+function named(placed: ReadonlyMap<string, Placed>, aliases: ReadonlyMap<string, string>): Pick<Weights, "matrix" | "rows"> {
+  const get = (name: string): Placed => {
+    const found = placed.get(aliases.get(name) ?? name);
+    if (!found) throw new RangeError(`Cannot find weights "${name}": the model has no such tensor`);
+    return found;
+  };
+  return {
+    matrix(name) {
+      const { address, format, N, K, spec: { bias } } = get(`${name}.weight`);
+      if (format === "rows") throw new RangeError(`Cannot take "${name}" as a matrix: it is a vector`);
+      return { address, format, outputs: N, inputs: K, bias: bias === undefined ? 0 : get(bias).address };
+    },
+    rows(name) {
+      const { address, format, N, K } = get(name);
+      if (format !== "rows") throw new RangeError(`Cannot take the rows of "${name}": it is a packed matrix`);
+      return { address, rows: N, columns: K };
+    },
+  };
+}
+
+type Loaded = Omit<Weights, "free">;
+
+/** Every tensor read, checked and packed. */
+async function convert(
+  checkpoint: Checkpoint, config: Kosmos2Config, dtype: Format, backend: Device, alloc: (bytes: number) => number, options: WeightsOptions,
+): Promise<Loaded> {
+  const { signal, onProgress, logger, chunkBytes = 2 ** 21 } = options;
+  const { found, aliases } = findTensors(checkpoint, config, logger);
+  const targets = new Map<string, Target>();
+  let bytes = 0;
+  for (const tensor of found) {
+    const { spec, stored: { start, end } } = tensor, size = storedBytes(spec, dtype), { N, K } = shapeOf(spec);
+    targets.set(spec.name, { spec, tensor, address: alloc(size), format: formatOf(spec, dtype), N, K, rowBytes: (end - start) / N });
+    bytes += footprint(size);
+  }
+  await fill(checkpoint, backend, plan([...targets.values()], chunkBytes), signal, onProgress);
+  await clearPadding(backend, targets.get(aliases.get(embedTokens) ?? embedTokens), config.textConfig.padTokenId);
+  return { bytes, ...named(targets, aliases) };
+}
+
+/** Bytes of one read of a pack, and reads under way at once. */
+const packRead = 2 ** 23, readsAtOnce = 4;
+
+/** A pack's files as they are, each to one place in memory; a tensor that lies in several files to a place of its own. */
+async function readPack(
+  checkpoint: Checkpoint, info: PackInfo, config: Kosmos2Config, backend: Device, alloc: (bytes: number) => number, options: WeightsOptions,
+): Promise<Loaded> {
+  const { signal, onProgress } = options;
+  const { found, aliases } = findPacked(checkpoint, info, config);
+  const addresses = new Map<string, number>(); // of each file's first tensor
+  const placed = new Map<string, Placed>();
+  for (const [name, { parts, bytes, ...tensor }] of found) {
+    const [{ file, start }] = parts, header = checkpoint.headers.get(file)!;
+    if (!addresses.has(file)) {
+      const address = alloc(parts.length > 1 ? bytes : header.end - header.start);
+      let at = address;
+      for (const part of parts) {
+        addresses.set(part.file, at);
+        at += part.end - part.start;
+      }
+    }
+    placed.set(name, { ...tensor, address: addresses.get(file)! + start - header.start });
+  }
+
+  const reads: { file: string; start: number; bytes: number; address: number }[] = [];
+  for (const [file, address] of addresses) {
+    const { start, end } = checkpoint.headers.get(file)!;
+    for (let from = start; from < end; from += packRead) reads.push({ file, start: from, bytes: Math.min(packRead, end - from), address: address + from - start });
+  }
+  const total = reads.reduce((sum, { bytes }) => sum + bytes, 0);
+  let loaded = 0, next = 0;
+  onProgress?.({ loaded, total, file: reads[0].file });
+  let failed: { error: unknown } | undefined;
+  const lane = async (): Promise<void> => {
+    let host: Uint8Array | undefined;
+    while (next < reads.length && !failed) {
+      const { file, start, bytes, address } = reads[next++], view = backend.view(address, bytes);
+      const into = view ?? (host ??= new Uint8Array(packRead)).subarray(0, bytes);
+      await checkpoint.read(file, into, start, signal);
+      if (!view) backend.write(address, into);
+      loaded += bytes;
+      onProgress?.({ loaded, total, file });
+    }
+  };
+  // all of them end before this does: nothing may be read into memory that was given back
+  await Promise.all(Array.from({ length: readsAtOnce }, () => lane().catch((error: unknown) => void (failed ??= { error }))));
+  if (failed) throw failed.error;
+  return { bytes: packMemoryBytes(checkpoint), ...named(placed, aliases) };
 }
 
 /**
@@ -229,7 +303,8 @@ async function fill(
       const turn = i % 2, align = chunk.start % 8; // aligned in the file: aligned in memory
       const bytes = hosts[turn].subarray(align, align + chunk.end - chunk.start);
       await checkpoint.read(chunk.file, bytes, chunk.start, signal);
-      for (const piece of chunk.pieces) check(checkpoint, piece, bytes.subarray(piece.start - chunk.start));
+      for (const { target: { tensor, format, rowBytes }, row, rows, start } of chunk.pieces)
+        checkNumbers(checkpoint, tensor, format, row, bytes.subarray(start - chunk.start, start - chunk.start + rows * rowBytes));
       await packing;
       if (!views[turn]) backend.write(staging[turn] + align, bytes);
       packing = backend.run(records(chunk, staging[turn] + align), chunk.pieces.length, signal);
@@ -261,11 +336,13 @@ function records({ pieces, start }: Chunk, address: number): Uint8Array {
 const finite = { F32: 0x7f7fffff, F16: 0x7bff, BF16: 0x7f7f } as const;
 const fitsF16 = { F32: 0x477fefff, F16: 0x7bff, BF16: 0x477f } as const;
 
-/** @throws when a number is not finite, or too large for the format that it will have */
-function check(checkpoint: Checkpoint, { target, row, rows }: Piece, bytes: Uint8Array): void {
-  const { tensor: { spec, stored }, format, K } = target, { dtype } = stored;
-  const limit = format === "f16" ? fitsF16[dtype] : finite[dtype];
-  const at = firstAbove(bytes.subarray(0, rows * target.rowBytes), dtype === "F32" ? 4 : 2, limit);
+/**
+ * @param bytes rows of a tensor, the first of them being row `row`
+ * @throws when a number is not finite, or too large for the format that it will have
+ */
+export function checkNumbers(checkpoint: Checkpoint, { spec, stored }: FoundTensor, format: Format | "rows", row: number, bytes: Uint8Array): void {
+  const { dtype } = stored, { K } = shapeOf(spec);
+  const at = firstAbove(bytes, dtype === "F32" ? 4 : 2, format === "f16" ? fitsF16[dtype] : finite[dtype]);
   if (at < 0) return;
 
   const view = new DataView(bytes.buffer, bytes.byteOffset);

@@ -23,6 +23,9 @@ export interface TensorPlace {
 export interface Header {
   readonly tensors: ReadonlyMap<string, TensorPlace>;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Where the first tensor begins, and the end of the file. */
+  readonly start: number;
+  readonly end: number;
 }
 
 /** Longest header, as in Hugging Face's own reader. */
@@ -85,7 +88,7 @@ export function parseHeader(header: Uint8Array, dataStart: number, fileSize: num
   }
   if (end > fileSize) throw incomplete(file, fileSize, end);
   if (end < fileSize) throw invalid(file, undefined, `it is ${fileSize} bytes; wanted ${end}, where the last tensor ends`, fileSize);
-  return { tensors, metadata };
+  return { tensors, metadata, start: dataStart, end };
 }
 
 function readMetadata(entry: unknown, file: string): Record<string, string> {
@@ -128,13 +131,15 @@ function incomplete(file: string, found: number, wanted: number): Kosmos2Error {
 }
 
 /**
- * The bytes before the numbers, for tensors that will follow in the given order; padded so that the numbers begin at a multiple of 8.
+ * The bytes before the numbers, for tensors that will follow in the given order; padded so that the numbers begin at a multiple of `align`.
  *
+ * @param align a multiple of 8
  * @returns the bytes, and where in the file each tensor begins
  */
 export function safetensorsHeader(
   tensors: readonly { name: string; dtype: Dtype; shape: readonly number[] }[],
   metadata?: Readonly<Record<string, string>>,
+  align = 8,
 ): { header: Uint8Array; starts: number[]; size: number } {
   const json: [string, unknown][] = metadata ? [["__metadata__", metadata]] : [];
   const offsets: number[] = [];
@@ -147,7 +152,7 @@ export function safetensorsHeader(
     json.push([name, { dtype, shape, data_offsets: [offsets.at(-1), end] }]);
   }
   const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(json)));
-  const header = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
+  const header = new Uint8Array(Math.ceil((8 + text.length) / align) * align).fill(0x20);
   new DataView(header.buffer).setBigUint64(0, BigInt(header.length - 8), true);
   header.set(text, 8);
   return { header, starts: offsets.map((offset) => header.length + offset), size: header.length + end };

@@ -3,6 +3,7 @@ import { Kosmos2Error } from "../errors.js";
 import { types } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint, StoredTensor } from "./checkpoint.js";
+import { packedBytes, type Format } from "./quant.js";
 
 /** A tensor that the model needs, by the checkpoint's name. */
 export interface TensorSpec {
@@ -15,7 +16,7 @@ export interface TensorSpec {
 }
 
 export const embedTokens = "text_model.model.embed_tokens.weight";
-const lmHead = "text_model.lm_head.weight";
+export const lmHead = "text_model.lm_head.weight";
 
 /** Tables that old checkpoints store though they are computed. */
 const ignorable = new Set(["text_model.model.embed_positions.weights", "vision_model.model.embeddings.position_ids"]);
@@ -74,6 +75,30 @@ export function modelTensors(config: Kosmos2Config): TensorSpec[] {
   return specs;
 }
 
+/** A needed tensor as a matrix: N rows of K numbers. */
+export function shapeOf({ role, shape }: TensorSpec): { N: number; K: number } {
+  const numbers = shape.reduce((product, dim) => product * dim, 1);
+  const N = role === "rows" && shape.length === 1 ? 1 : shape[0];
+  return { N, K: numbers / N };
+}
+
+/** How a tensor is stored where weights are `dtype`: the one place for formats that treat some matrices better than others. */
+export function formatOf({ role }: TensorSpec, dtype: Format): Format | "rows" {
+  return role === "rows" ? "rows" : dtype;
+}
+
+/** Bytes of a tensor in memory. */
+export function storedBytes(spec: TensorSpec, dtype: Format): number {
+  const { N, K } = shapeOf(spec), format = formatOf(spec, dtype);
+  return format === "rows" ? N * K * 4 : packedBytes(format, N, K);
+}
+
+/** Names that stand for another tensor: of a tied pair, the one that isn't there for the one that is. */
+export function aliasesOf(config: Kosmos2Config, has: (name: string) => boolean): ReadonlyMap<string, string> {
+  if (!config.tieWordEmbeddings || (has(lmHead) && has(embedTokens))) return new Map();
+  return new Map([has(lmHead) ? [embedTokens, lmHead] : [lmHead, embedTokens]]);
+}
+
 /** Hears what is worth knowing and is no error. */
 export interface Logger {
   warn(message: string): void;
@@ -96,12 +121,8 @@ export interface FoundTensor {
 export function findTensors(
   checkpoint: Checkpoint, config: Kosmos2Config, logger?: Logger,
 ): { found: FoundTensor[]; aliases: ReadonlyMap<string, string> } {
-  const aliases = new Map<string, string>();
+  const aliases = aliasesOf(config, (name) => checkpoint.tensors.has(name));
   const specs = modelTensors(config);
-  if (config.tieWordEmbeddings) {
-    if (!checkpoint.tensors.has(lmHead)) aliases.set(lmHead, embedTokens);
-    else if (!checkpoint.tensors.has(embedTokens)) aliases.set(embedTokens, lmHead);
-  }
   const found = specs.filter(({ name }) => !aliases.has(name)).map((spec) => ({ spec, stored: find(checkpoint, spec) }));
 
   const known = new Set(specs.map(({ name }) => name));

@@ -33,7 +33,11 @@ export interface WasmOptions {
   worker?: boolean;
   /** The most memory that will be needed, in bytes: shared memory reserves its addresses at the start. Default 4 GiB. */
   maxBytes?: number;
+  /** The least that is of any use; where so much can't be shared, memory is not shared. Default maxBytes */
+  minBytes?: number;
   signal?: AbortSignal;
+  /** Hears what is worth knowing and is no error: why fewer threads compute than were meant to. Default: nobody. */
+  logger?: { warn(message: string): void };
 }
 
 /** What this runtime offers, what is used of it, and why not more. */
@@ -49,7 +53,11 @@ export interface Capabilities {
   reasons: string[];
 }
 
-/** @throws {Kosmos2Error} code `engine-unsupported`, `shared-unsupported` or `option-invalid` for what was asked and can't be had */
+/**
+ * With `maxBytes` it is tried out whether so much memory can be shared.
+ *
+ * @throws {Kosmos2Error} code `engine-unsupported`, `shared-unsupported` or `option-invalid` for what was asked and can't be had
+ */
 export async function capabilities(options: WasmOptions = {}): Promise<Capabilities> {
   const reasons: string[] = [];
   const has = { simd: await simd(), relaxedSimd: await relaxedSimd(), ...sharing(), workers: options.worker !== false && (hasWorkers() || options.workerFactory !== undefined) };
@@ -65,8 +73,13 @@ export async function capabilities(options: WasmOptions = {}): Promise<Capabilit
     throw new Kosmos2Error("shared-unsupported", "unsupported", `Cannot share memory: ${has.why || "this runtime has no workers"}; leave the option out to run on one thread`);
   }
   if (!canShare) reasons.push(`one thread: ${has.why || "this runtime has no workers"}`);
-  const shared = options.shared ?? canShare;
+  let shared = options.shared ?? canShare;
   if (canShare && !shared) reasons.push("one thread: shared memory was declined");
+  if (shared && options.maxBytes !== undefined) {
+    const most = pagesOf(options.maxBytes), pages = reserve(pagesOf(options.minBytes ?? 0), most)?.pages ?? 0;
+    if (pages === 0 && !options.shared) shared = false;
+    if (pages < most) reasons.push(pages === 0 ? `one thread: ${tooLarge(options)}` : `only ${pages * PAGE} of ${most * PAGE} bytes of memory can be shared here`);
+  }
   if (!has.workers) reasons.push("no workers: the caller's thread computes, a few milliseconds at a time");
   const available = availableThreads();
   if (options.threads !== undefined && !(Number.isInteger(options.threads) && options.threads >= 1)) throw invalid("threads", options.threads, "a whole number from 1");
@@ -95,24 +108,58 @@ function sharing(): { sharedMemory: boolean; why: string } {
   }
 }
 
-/** Starts the backend that suits this runtime. */
+/**
+ * Starts the backend that suits this runtime. Where memory can't be shared as large as it must be, or threads don't start, fewer
+ * threads do with what there is, and the logger hears of it.
+ */
 export async function createWasmBackend(options: WasmOptions = {}): Promise<Backend> {
-  const { used } = await capabilities(options);
-  options.signal?.throwIfAborted();
-  const module = await loadModule(used.shared ? `${used.engine}-shared` : used.engine, options.wasmUrl, options.signal);
-  const maximum = Math.min(MAX_PAGES, Math.ceil((options.maxBytes ?? MAX_PAGES * PAGE) / PAGE) + FIRST_PAGES);
-  const backend = used.shared
-    ? new SharedBackend(module, used.engine, used.threads, maximum, options.workerFactory)
-    : used.worker
-      ? new WorkerBackend(module, used.engine, maximum, options.workerFactory)
-      : new InlineBackend(module, used.engine, maximum);
-  try {
-    await backend.start(options.signal);
-    return backend;
-  } catch (error) {
-    await backend.dispose();
-    throw error;
+  const { signal, logger, workerFactory } = options;
+  const { used: { engine, shared, threads, worker } } = await capabilities({ ...options, maxBytes: undefined });
+  const most = pagesOf(options.maxBytes ?? MAX_PAGES * PAGE), least = options.minBytes === undefined ? most : pagesOf(options.minBytes);
+  const started = async <T extends WasmBackend>(backend: T): Promise<T> => {
+    try {
+      await backend.start(signal);
+      return backend;
+    } catch (error) {
+      await backend.dispose();
+      throw error;
+    }
+  };
+  signal?.throwIfAborted();
+  if (shared) {
+    const module = await loadModule(`${engine}-shared`, options.wasmUrl, signal);
+    for (let count = threads; ; count = Math.ceil(count / 2)) {
+      const reserved = reserve(least, most);
+      if (!reserved && options.shared) {
+        throw new Kosmos2Error("memory-exhausted", "memory", `Cannot share memory: ${tooLarge(options)}; use a smaller dtype, or leave the option out`, { neededBytes: least * PAGE });
+      }
+      if (!reserved) break;
+      try {
+        return await started(new SharedBackend(module, engine, count, reserved.memory, reserved.pages, workerFactory));
+      } catch (error) {
+        if (count === 1 || !(error instanceof Kosmos2Error && error.code === "worker-lost")) throw error;
+        logger?.warn(`Of ${count} threads not all did start (${error.message}): ${Math.ceil(count / 2)} compute`);
+      }
+    }
+    logger?.warn(`One thread computes: ${tooLarge(options)}`);
   }
+  const module = await loadModule(engine, options.wasmUrl, signal);
+  return started(worker ? new WorkerBackend(module, engine, most, workerFactory) : new InlineBackend(module, engine, most));
+}
+
+const pagesOf = (bytes: number) => Math.min(MAX_PAGES, Math.ceil(bytes / PAGE) + FIRST_PAGES);
+const tooLarge = ({ minBytes, maxBytes }: WasmOptions) => `${minBytes ?? maxBytes ?? MAX_PAGES * PAGE} bytes of memory can't be shared here`;
+
+/** Shared memory that may grow to `most` pages, or to fewer where there is no room for so many addresses; undefined when not even to `least`. */
+function reserve(least: number, most: number): { memory: WebAssembly.Memory; pages: number } | undefined {
+  for (const pages of [...new Set([most, Math.ceil((least + most) / 2), least])]) {
+    try {
+      return { memory: new WebAssembly.Memory({ initial: Math.min(FIRST_PAGES, pages), maximum: pages, shared: true }), pages };
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+    }
+  }
+  return undefined;
 }
 
 /** What all three share: the heap, one run at a time, abort, the end. */
@@ -208,26 +255,17 @@ const lost = (reason: string) =>
 /** Threads over one memory that the host sees as well. */
 class SharedBackend extends WasmBackend {
   readonly description: string;
-  private readonly memory: WebAssembly.Memory;
   private readonly words: Int32Array;
   private workers: WorkerHandle[] = [];
   private done: ((code: Code) => void) | undefined;
   private ended = false;
 
   constructor(
-    private readonly module: WebAssembly.Module, engine: string, override readonly threads: number, pages: number,
-    private readonly factory?: WorkerFactory,
+    private readonly module: WebAssembly.Module, engine: string, override readonly threads: number,
+    private readonly memory: WebAssembly.Memory, pages: number, private readonly factory?: WorkerFactory,
   ) {
     super(pages);
     this.description = `wasm, ${engine} SIMD, ${threads} thread${threads > 1 ? "s" : ""}, shared memory`;
-    try {
-      this.memory = new WebAssembly.Memory({ initial: FIRST_PAGES, maximum: pages, shared: true });
-    } catch (error) {
-      throw new Kosmos2Error(
-        "memory-exhausted", "memory", `Cannot reserve ${pages * PAGE} bytes of shared memory; use a smaller dtype, or shared: false`,
-        { neededBytes: pages * PAGE }, error,
-      );
-    }
     this.words = new Int32Array(this.memory.buffer, 0, 256);
   }
 

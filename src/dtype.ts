@@ -1,0 +1,16 @@
+/** How weights can be held, by the names that people give. */
+import { Kosmos2Error } from "./errors.js";
+
+/** How weights are stored and computed with. `"auto"`: a pack's own, else i8. */
+export type Dtype = "auto" | "f32" | "f16" | "i8";
+/** `fp32`, `fp16` and `q8` are understood as well. */
+export type DtypeName = Dtype | "fp32" | "fp16" | "q8";
+
+const names: Readonly<Record<string, Dtype>> = { auto: "auto", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8" };
+
+/** @throws {Kosmos2Error} code `option-invalid` */
+export function dtypeOf(name: DtypeName = "auto"): Dtype {
+  if (Object.hasOwn(names, name)) return names[name];
+  const wanted = Object.keys(names);
+  throw new Kosmos2Error("option-invalid", "input", `Cannot load with dtype ${JSON.stringify(name)}: wanted ${wanted.join(", ")}`, { found: name, wanted });
+}
