@@ -104,7 +104,8 @@ async function phase(what: string, meanwhile?: () => Promise<void>): Promise<num
     await meanwhile?.();
     return [ms];
   }
-  if (name === "caption") return [await timed(() => model!.generate({ ...inputs, maxNewTokens: Number(context), eosTokenId: null }))];
+  // what untrained weights repeat says nothing about guesses
+  if (name === "caption") return [await timed(() => model!.generate({ ...inputs, maxNewTokens: Number(context), eosTokenId: null, lookahead: 0 }))];
 
   const sequence = engine.begin();
   try {
@@ -112,14 +113,14 @@ async function phase(what: string, meanwhile?: () => Promise<void>): Promise<num
       const { latentQueryNum } = engine.config, { embedDim } = engine.config.textConfig;
       const images = noise(latentQueryNum * embedDim);
       const reading = { sequence, ids: [...inputs.inputIds.data], places: [...inputs.imageEmbedsPositionMask.data], images };
-      const ms = await timed(() => engine.choose([reading], [[]]));
+      const ms = await timed(() => engine.choose([{ ...reading, banned: [[]] }]));
       await meanwhile?.();
       return [ms];
     }
     const tokens = 16, before = Number(context) - tokens / 2;
-    let [{ id }] = await engine.choose([{ sequence, ids: prompt(before) }], [[]]);
+    let [[{ id }]] = await engine.choose([{ sequence, ids: prompt(before), banned: [[]] }]);
     const samples: number[] = [];
-    for (let i = 0; i < tokens; i++) samples.push(await timed(async () => ([{ id }] = await engine.choose([{ sequence, ids: [id] }], [[]]))));
+    for (let i = 0; i < tokens; i++) samples.push(await timed(async () => ([[{ id }]] = await engine.choose([{ sequence, ids: [id], banned: [[]] }]))));
     await meanwhile?.();
     return samples;
   } finally {

@@ -5,6 +5,8 @@ import type { Backend } from "./backend/backend.js";
 import { capabilities, createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
 import { type Dtype, type DtypeName, dtypeOf } from "./dtype.js";
 import { type GenerationConfig, readGenerationConfig } from "./generate/config.js";
+import { agreed, Habits } from "./generate/guess.js";
+import { Pace } from "./generate/pace.js";
 import { Cache } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
 import { BANS, Batch, type Pass, Recorder, roomFor } from "./graph/recorder.js";
@@ -38,8 +40,8 @@ export interface Sequence {
   readonly cache: Cache;
   /** Tokens so far that are not padding; the next one's position is one more, plus padTokenId. */
   known: number;
-  /** How it was read last, if that can be done again for the next token. */
-  plan?: Plan;
+  /** How it was read on, by numbers of rows, if that can be done again for the next tokens. */
+  readonly plans: Map<string, Plan>;
 }
 
 /** What one sequence reads in a pass. */
@@ -51,6 +53,11 @@ export interface Reading {
   readonly images?: Float32Array;
   /** 0 where a token only counts (or doesn't) for positions and is not read. Default all 1. */
   readonly mask?: readonly number[];
+}
+
+/** A reading after whose last rows tokens are chosen: one after each list of ids that may not be. All but the first of those rows are guesses. */
+export interface Question extends Reading {
+  readonly banned: readonly (readonly number[])[];
 }
 
 /** Stages by name: what was tapped. */
@@ -67,7 +74,10 @@ export interface Choice {
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
 const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
 
-/** A pass that reads one token more in the same sequences: recorded once, run for many tokens. */
+/** Plans that a sequence keeps: more than the numbers of guesses that one text can have; batches have many combinations. */
+const PLANS = 8;
+
+/** A pass that reads as many tokens more in the same sequences: recorded once, run for many tokens. */
 interface Plan {
   readonly pass: Pass;
   readonly sequences: readonly Sequence[];
@@ -84,6 +94,10 @@ export class Engine {
   private arenaBytes = 0;
   private readonly sinusoids: SinusoidTable;
   private readonly handles: Handles;
+  /** How this model's answers went on. */
+  readonly habits = new Habits();
+  /** How long reading on takes. */
+  readonly pace = new Pace();
 
   private constructor(
     readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: Exclude<Dtype, "auto">,
@@ -150,36 +164,56 @@ export class Engine {
   /** A new text. Give it back with `end`. */
   begin(): Sequence {
     const { layers, embedDim } = this.config.textConfig;
-    return { cache: new Cache(this.backend, layers, embedDim, this.contextSize), known: 0 };
+    return { cache: new Cache(this.backend, layers, embedDim, this.contextSize), known: 0, plans: new Map() };
   }
 
   end(sequence: Sequence): void {
     sequence.cache.free();
   }
 
-  /** Reads on in each sequence and chooses each one's next token, never a banned one. */
-  async choose(readings: readonly Reading[], banned: readonly (readonly number[])[], signal?: AbortSignal): Promise<Choice[]> {
-    const stages = await this.inTurn(signal, async () => {
-      const { tokens, rows, ends, images, commit } = this.arrange(readings);
-      let plan = readings[0].sequence.plan;
-      if (plan && serves(plan, readings, banned)) {
+  /**
+   * Reads on in each sequence and chooses what comes next, never a banned token. Where guesses were read, one token after each as
+   * long as they agree with what was chosen; the other rows are forgotten, as if they had not been read.
+   *
+   * @returns for each question, one choice or as many more as guesses agreed
+   */
+  async choose(questions: readonly Question[], signal?: AbortSignal): Promise<Choice[][]> {
+    return this.inTurn(signal, async () => {
+      const { tokens, rows, images, commit } = this.arrange(questions);
+      const banned = questions.flatMap((question) => question.banned);
+      const { plans } = questions[0].sequence, shape = rows.join();
+      let plan = plans.get(shape);
+      const known = plan !== undefined && serves(plan, questions);
+      if (plan && known) {
         Object.assign(plan.tokens, tokens);
         plan.banned.splice(0, banned.length, ...banned);
       } else {
-        const g = this.recorder(), list = [...banned];
-        const x = read(g, tokens, this.imageInput(g, images), this.batch(readings, rows), this.handles, this.config.textConfig);
-        const lasts = ends.map((end) => g.rows(x, end - 1, end));
-        g.argmax("choice", predict(g, lasts.length > 1 ? g.concat(lasts) : lasts[0], this.handles, this.config.textConfig), list);
-        const sequences = readings.map(({ sequence }) => sequence);
-        plan = { pass: g.finish(), sequences, tokens, banned: list, rooms: sequences.map(({ cache }, i) => roomFor(cache.length + rows[i])) };
-        sequences[0].plan = rows.every((count) => count === 1) && !images ? plan : undefined;
+        const g = this.recorder();
+        const x = read(g, tokens, this.imageInput(g, images), this.batch(questions, rows), this.handles, this.config.textConfig);
+        let end = 0;
+        const asked = questions.map((question, i) => g.rows(x, (end += rows[i]) - question.banned.length, end));
+        const all = banned.length === x.rows ? x : asked.length > 1 ? g.concat(asked) : asked[0];
+        g.argmax("choice", predict(g, all, this.handles, this.config.textConfig), banned);
+        const sequences = questions.map(({ sequence }) => sequence);
+        plan = { pass: g.finish(), sequences, tokens, banned, rooms: sequences.map(({ cache }, i) => roomFor(cache.length + rows[i])) };
+        if (questions.every(again)) {
+          plans.delete(shape);
+          if (plans.size === PLANS) plans.delete(plans.keys().next().value!);
+          plans.set(shape, plan);
+        }
       }
-      const kept = await this.execute(plan.pass, signal);
-      commit();
-      return kept;
+      const since = performance.now();
+      const { data } = (await this.execute(plan.pass, signal)).get("choice")!;
+      if (known) this.pace.note(banned.length, performance.now() - since);
+      const ids = new Uint32Array(data.buffer, data.byteOffset, data.length);
+      let row = 0;
+      const choices = questions.map((question) => {
+        const made = question.banned.map((): Choice => ({ id: ids[3 * row], logit: data[3 * row + 1], second: data[3 * row++ + 2] }));
+        return agreed(question.ids.slice(question.ids.length - made.length + 1), made);
+      });
+      commit(questions.map((question, i) => question.banned.length - choices[i].length));
+      return choices;
     });
-    const { data } = stages.get("choice")!, ids = new Uint32Array(data.buffer, data.byteOffset, data.length);
-    return readings.map((_, row) => ({ id: ids[3 * row], logit: data[3 * row + 1], second: data[3 * row + 2] }));
   }
 
   /** Reads on in each sequence; keeps the logits of all rows read (stage `logits`) and the stages asked for. */
@@ -203,7 +237,7 @@ export class Engine {
   /** The tokens of a batch one sequence after the other, with their positions; makes room for them in the caches. */
   private arrange(readings: readonly Reading[]) {
     const { padTokenId } = this.config.textConfig;
-    const ids: number[] = [], positions: number[] = [], rows: number[] = [], ends: number[] = [], known: number[] = [];
+    const ids: number[] = [], positions: number[] = [], rows: number[] = [];
     const images: Float32Array[] = [];
     let imageRows = 0;
     for (const { sequence, ...reading } of readings) {
@@ -217,17 +251,17 @@ export class Engine {
         positions.push(pad ? padTokenId : padTokenId + count);
       });
       if (reading.images) images.push(reading.images);
-      known.push(count);
       rows.push(ids.length - start);
-      ends.push(ids.length);
       sequence.cache.reserve(ids.length - start);
     }
     this.sinusoids.reserve(positions.reduce((last, position) => Math.max(last, position), 0));
-    const commit = () => readings.forEach(({ sequence }, i) => {
-      sequence.cache.length += rows[i];
-      sequence.known = known[i];
+    /** @param wrong how many of each one's last ids were guessed wrong */
+    const commit = (wrong?: readonly number[]) => readings.forEach(({ sequence, ids }, i) => {
+      const right = ids.length - (wrong?.[i] ?? 0);
+      sequence.cache.length += rows[i] - (ids.length - right);
+      for (let at = 0; at < right; at++) if (ids[at] !== padTokenId) sequence.known++;
     });
-    return { tokens: { ids, positions }, rows, ends, images: images.length ? { data: joined(images), rows: imageRows } : undefined, commit };
+    return { tokens: { ids, positions }, rows, images: images.length ? { data: joined(images), rows: imageRows } : undefined, commit };
   }
 
   private recorder(stages: readonly string[] = []): Recorder {
@@ -287,11 +321,15 @@ export class Engine {
   }
 }
 
-/** Whether a plan can read one token more in these very sequences. */
-function serves(plan: Plan, readings: readonly Reading[], banned: readonly (readonly number[])[]): boolean {
-  return readings.length === plan.sequences.length && readings.every(({ sequence, ids, mask, places, images }, i) =>
-    sequence === plan.sequences[i] && ids.length === 1 && !mask && !places && !images && sequence.cache.length < plan.rooms[i] &&
-    banned[i].length <= BANS);
+/** Whether a pass for this question can be run again for the next tokens. */
+const again = ({ ids, banned, mask, places, images }: Question) => ids.length === banned.length && !mask && !places && !images;
+
+/** Whether a plan of the right numbers of rows can read on in these very sequences. */
+function serves(plan: Plan, questions: readonly Question[]): boolean {
+  return questions.length === plan.sequences.length && questions.every((question, i) => {
+    const { sequence, ids, banned } = question;
+    return sequence === plan.sequences[i] && again(question) && sequence.cache.length + ids.length <= plan.rooms[i] && banned.every((list) => list.length <= BANS);
+  });
 }
 
 /** Rows of a stride without what lies between them. */

@@ -74,7 +74,13 @@ export class Kosmos2 {
     const cached = { ...options, refresh: false };
     const { dtype, threads, engine, shared, wasmUrl, workerFactory, onProgress, ...opening } = cached;
     const processor = await Kosmos2Processor.fromPretrained(source, opening);
-    return new Kosmos2(await Kosmos2ForConditionalGeneration.fromPretrained(source, cached), processor, wasmUrl);
+    const model = await Kosmos2ForConditionalGeneration.fromPretrained(source, cached);
+    // The order of tags, with corners that vary: the first answer is guessed as well as later ones.
+    for (const i of [1, 2, 3]) {
+      const box = `</phrase><object><patch_index_000${i}><patch_index_003${i}></object>`;
+      model.expect(processor.tokenizer.encode(box, { addSpecialTokens: false }));
+    }
+    return new Kosmos2(model, processor, wasmUrl);
   }
 
   /**

@@ -1,5 +1,5 @@
 /** Hugging Face's two model classes: Kosmos2Model gives states, Kosmos2ForConditionalGeneration logits and answers. */
-import { Engine, type EngineOptions, type Reading, type Sequence, type Stages } from "./engine.js";
+import { Engine, type EngineOptions, type Question, type Reading, type Sequence, type Stages } from "./engine.js";
 import { Kosmos2Error } from "./errors.js";
 import { greedy, type Stop } from "./generate/greedy.js";
 import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
@@ -314,6 +314,16 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     return yield* this.answer(inputs);
   }
 
+  /**
+   * Shows how answers may go on, so that tokens guessed ahead (`lookahead`) are right more often; each answer does so too. No answer
+   * depends on it.
+   *
+   * @param ids a text as the model might write it, or a part of one
+   */
+  expect(ids: readonly number[]): void {
+    this.engine.habits.learn(ids);
+  }
+
   /** For teacher forcing and the like. One picture at most. */
   async startSession(inputs: Pick<ModelInputs, "inputIds" | "imageEmbedsPositionMask" | "pixelValues" | "imageEmbeds"> & { signal?: AbortSignal }): Promise<Session & { logits: Tensor }> {
     const [row] = this.rows(inputs);
@@ -345,16 +355,15 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     const sequences: Sequence[] = rows.map(() => this.engine.begin());
     try {
       const tokens = greedy(rows.map(({ read }) => read), async (steps) => {
-        const first = steps[0].ids.length > 1 || timings.prefillMs === 0;
-        const readings = steps.map(({ row, ids }): Reading => {
+        const questions = steps.map(({ row, ids, banned }): Question => {
           const sequence = sequences[row];
-          if (sequence.cache.length > 0) return { sequence, ids };
-          return { sequence, ids: rows[row].ids, mask: rows[row].mask, places: rows[row].places, images: pictures?.[row].embeds };
+          if (sequence.cache.length > 0) return { sequence, ids, banned };
+          return { sequence, banned, ids: rows[row].ids, mask: rows[row].mask, places: rows[row].places, images: pictures?.[row].embeds };
         });
-        const choices = await this.engine.choose(readings, steps.map(({ banned }) => banned), signal);
-        if (first) timings.prefillMs += lap();
-        return choices.map(({ id }) => id);
-      }, { ...settings, contextSize: this.engine.contextSize });
+        const choices = await this.engine.choose(questions, signal);
+        timings.prefillMs ||= lap();
+        return choices.map((made) => made.map(({ id }) => id));
+      }, { ...settings, contextSize: this.engine.contextSize, habits: this.engine.habits, cost: (rows) => this.engine.pace.cost(rows) });
       const stop = yield* tokens;
       timings.decodeMs = lap();
       return { stop, timings };

@@ -10,17 +10,23 @@ export interface GenerateOptions {
   noRepeatNgramSize?: number;
   /** Ids that end an answer. An empty list or null: only the length does. */
   eosTokenId?: number | readonly number[] | null;
+  /** Tokens guessed ahead and checked in the same pass, at most. Changes how long an answer takes, never the answer. Default 3; 0: none. */
+  lookahead?: number;
   signal?: AbortSignal;
 }
 
+/** Tokens guessed ahead unless a call says otherwise (bench/RESULTS.md has what it brings). */
+const LOOKAHEAD = 3;
+
 /** The settings of one call. @throws {Kosmos2Error} code `option-invalid` */
 export function generateSettings(options: GenerateOptions, config: GenerationConfig) {
-  const { maxNewTokens = 128, noRepeatNgramSize = config.noRepeatNgramSize, eosTokenId = config.eosTokenId } = options;
+  const { maxNewTokens = 128, noRepeatNgramSize = config.noRepeatNgramSize, eosTokenId = config.eosTokenId, lookahead = LOOKAHEAD } = options;
   count("maxNewTokens", maxNewTokens);
   count("noRepeatNgramSize", noRepeatNgramSize);
+  count("lookahead", lookahead);
   const eos = eosTokenId === null ? [] : typeof eosTokenId === "number" ? [eosTokenId] : eosTokenId;
   eos.forEach((id) => count("eosTokenId", id));
-  return { maxNewTokens, noRepeatNgramSize, eosTokenId: eos };
+  return { maxNewTokens, noRepeatNgramSize, eosTokenId: eos, lookahead };
 }
 
 function count(option: string, found: unknown): void {
@@ -39,4 +45,4 @@ export function refuseUnknown(options: object, known: readonly string[], action:
   });
 }
 
-export const generateKeys = ["maxNewTokens", "noRepeatNgramSize", "eosTokenId", "signal"] as const;
+export const generateKeys = ["maxNewTokens", "noRepeatNgramSize", "eosTokenId", "lookahead", "signal"] as const;
