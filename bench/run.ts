@@ -70,7 +70,7 @@ export class Run {
 
   /** How long one look at a product takes, in milliseconds. */
   get lookMs(): number {
-    return this.options.tiny ? 10 : this.options.quick ? 150 : 250;
+    return this.options.tiny ? 10 : 150;
   }
 
   note(text: string): void {
@@ -146,11 +146,13 @@ export class Run {
         const key = `${limit} ${threads}`;
         if (here.has(key)) continue;
         here.set(key, []);
-        looks.push({ name: key, samples: here.get(key)!, measure: () => limits.ask<number[]>({ do: "limit", limit, count: threads, ms: this.options.tiny ? 5 : 60 }) });
+        looks.push({ name: key, samples: here.get(key)!, measure: () => limits.ask<number[]>({ do: "limit", limit, count: threads, ms: this.options.tiny ? 5 : 40 }) });
       }
     }
     const tasks = subjects.map((entry) => ({ entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [] as number[], measure: () => entry.measure() }));
-    await interleave([...looks, ...tasks], rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
+    // looks at the limits at both ends of a round, and after each of our phases, which take seconds
+    const order = [...looks, ...tasks.flatMap((task) => (task.entry.work && task.entry.part !== "kernels" ? [task, ...looks] : [task])), ...looks];
+    await interleave(order, rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
     for (const [key, samples] of here) this.limits.set(key, [...(this.limits.get(key) ?? []), ...samples]);
     for (const { entry, samples } of tasks) if (samples.length) this.rows.push(row(entry, samples, here));
   }
