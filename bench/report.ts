@@ -61,8 +61,8 @@ export function chart(rows: readonly Row[], machine: Machine): string {
     ["Caption of 64 tokens", "caption@64"], ["Vision + resampler", "vision"], ["Prefill of 72 tokens", "prefill"], ["A token at context 100", "decode@100"],
     ["Product 257×1024×4096", "257×1024×4096"], ["Product 72×2048×8192", "72×2048×8192"], ["Product 1×2048×8192", "1×2048×8192"],
   ].map(([title, what]) => [title, rows.filter((row) => row.what === what && row.threads === 2 && row.note !== "one thread against two")]);
-  const width = 760, left = 190, right = 150, line = 20;
-  let y = 58;
+  const width = 760, left = 190, right = 175, line = 20;
+  let y = 68;
   const parts: string[] = [];
   for (const [title, shown] of panels.filter(([, shown]) => shown.length > 0)) {
     const longest = Math.max(...shown.map((row) => row.median));
