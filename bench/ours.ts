@@ -135,7 +135,7 @@ async function phase(what: string, meanwhile?: () => Promise<void>): Promise<num
 async function others(what: string): Promise<number> {
   const { backend } = ready().engine, { run } = backend, times = 64;
   let pass = new Uint8Array(0), sum = 0;
-  const heavy = new Set<number>([kinds.matmul_f32, kinds.matmul_f16, kinds.matmul_i8, kinds.attention]);
+  const heavy = new Set<number>(Object.entries(kinds).filter(([kind]) => /^(matmul|attention)/.test(kind)).map(([, code]) => code));
   backend.run = (records, count, signal) => {
     pass = records.slice(0, count * RECORD_BYTES);
     return run.call(backend, records, count, signal);
