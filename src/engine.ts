@@ -9,6 +9,7 @@ import { agreed, Habits } from "./generate/guess.js";
 import { Pace } from "./generate/pace.js";
 import { Cache } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
+import type { Memory } from "./graph/memory.js";
 import { BANS, Batch, type Pass, Recorder, roomFor } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
@@ -16,6 +17,7 @@ import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js"
 import { interpolatePositions } from "./model/positions.js";
 import { estimate, refuseTooLarge } from "./memory.js";
 import { abortable } from "./pause.js";
+import { countOf, type Prefix, type Text } from "./prefix.js";
 import { Checkpoint } from "./weights/checkpoint.js";
 import type { ModelFiles } from "./weights/files.js";
 import { loadedDtype, loadWeights, type Weights } from "./weights/load.js";
@@ -45,12 +47,8 @@ export interface Sequence {
 }
 
 /** What one sequence reads in a pass. */
-export interface Reading {
+export interface Reading extends Text {
   readonly sequence: Sequence;
-  readonly ids: readonly number[];
-  /** 1 where an image row stands in for the token; they are taken from `images` in order. */
-  readonly places?: readonly number[];
-  readonly images?: Float32Array;
   /** 0 where a token only counts (or doesn't) for positions and is not read. Default all 1. */
   readonly mask?: readonly number[];
 }
@@ -73,6 +71,9 @@ export interface Choice {
 
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
 const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
+
+/** Prefixes that keep something at once; a block is 24 MiB at the released sizes. */
+const PREFIXES = 4;
 
 /** Plans that a sequence keeps: more than the numbers of guesses that one text can have; batches have many combinations. */
 const PLANS = 8;
@@ -98,6 +99,22 @@ export class Engine {
   readonly habits = new Habits();
   /** How long reading on takes. */
   readonly pace = new Pace();
+  /** Those that keep something; the last used stand last. */
+  private readonly prefixes = new Set<Prefix>();
+  /** The backend's; what is only kept in case is given up when there is no more. */
+  private readonly memory: Memory = {
+    alloc: (bytes) => {
+      try {
+        return this.backend.alloc(bytes);
+      } catch (error) {
+        if (this.prefixes.size === 0) throw error;
+        for (const prefix of this.prefixes) this.forget(prefix);
+        return this.backend.alloc(bytes);
+      }
+    },
+    free: (address) => this.backend.free(address),
+    write: (address, bytes) => this.backend.write(address, bytes),
+  };
 
   private constructor(
     readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: Exclude<Dtype, "auto">,
@@ -164,7 +181,35 @@ export class Engine {
   /** A new text. Give it back with `end`. */
   begin(): Sequence {
     const { layers, embedDim } = this.config.textConfig;
-    return { cache: new Cache(this.backend, layers, embedDim, this.contextSize), known: 0, plans: new Map() };
+    return { cache: new Cache(this.memory, layers, embedDim, this.contextSize), known: 0, plans: new Map() };
+  }
+
+  /** A new text that begins with what `prefix` keeps, as far as it does: its sequence, to be given back, and what is left to read. */
+  resume(prefix: Prefix, text: Text): Reading {
+    const { embedDim, padTokenId } = this.config.textConfig;
+    const found = prefix.find(this, text, embedDim);
+    if (!found) return { sequence: this.begin(), ...text };
+    this.prefixes.delete(prefix);
+    this.prefixes.add(prefix);
+    const { ids, places, images } = text, { rows, cache } = found;
+    const known = ids.slice(0, rows).filter((id) => id !== padTokenId).length;
+    const left = images?.subarray(countOf(places?.slice(0, rows)) * embedDim);
+    return { sequence: { cache, known, plans: new Map() }, ids: ids.slice(rows), places: places?.slice(rows), images: left?.length ? left : undefined };
+  }
+
+  /** Keeps the beginning of a text that was read into a sequence. */
+  keep(prefix: Prefix, text: Text, { cache }: Sequence): void {
+    if (!prefix.keep(this, text, cache, this.config.textConfig.embedDim)) return;
+    this.prefixes.add(prefix);
+    for (const oldest of this.prefixes) {
+      if (this.prefixes.size <= PREFIXES) break;
+      this.forget(oldest);
+    }
+  }
+
+  private forget(prefix: Prefix): void {
+    this.prefixes.delete(prefix);
+    prefix.drop();
   }
 
   end(sequence: Sequence): void {
@@ -305,7 +350,7 @@ export class Engine {
     if (pass.arenaBytes > this.arenaBytes) {
       if (this.arena) backend.free(this.arena);
       this.arena = this.arenaBytes = 0;
-      this.arena = backend.alloc(pass.arenaBytes);
+      this.arena = this.memory.alloc(pass.arenaBytes);
       this.arenaBytes = pass.arenaBytes;
     }
     const { inputs, records } = pass.at(this.arena);

@@ -9,6 +9,7 @@ declare global {
   interface URL {}
   interface SymbolConstructor {
     readonly asyncDispose: unique symbol;
+    readonly dispose: unique symbol;
   }
   namespace WebAssembly {
     interface Module {}

@@ -1,8 +1,10 @@
 /** The public names. */
 import "./globals.js";
-export { Kosmos2, type Answer, type Caption, type CaptionOptions, type Piece } from "./kosmos2.js";
+export { Kosmos2, type Answer, type Caption, type CaptionOptions, type PictureOptions, type Piece, type QuestionOptions, type SeeOptions } from "./kosmos2.js";
+export type { Scene } from "./scene.js";
+export { Prefix } from "./prefix.js";
 export {
-  Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateOutput, type LoadOptions,
+  Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateInputs, type GenerateOutput, type LoadOptions,
   type ModelInputs, type ModelOutput, type Session, type Timings,
 } from "./modeling.js";
 export type { Dtype, DtypeName } from "./dtype.js";

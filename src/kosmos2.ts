@@ -1,22 +1,37 @@
 /** The short way: a picture in, a grounded caption out. */
+import { Kosmos2Error } from "./errors.js";
 import { type GenerateOptions, generateKeys, refuseUnknown } from "./generate/options.js";
 import type { Stop } from "./generate/greedy.js";
 import { Kosmos2ForConditionalGeneration, loadKeys, type LoadOptions, type Timings } from "./modeling.js";
+import type { Prefix } from "./prefix.js";
 import type { WasmUrl } from "./platform/modules.js";
 import type { Fetch, ImageInput } from "./processor/decode.js";
+import type { ImageSize } from "./processor/boxes.js";
 import type { Entity } from "./processor/entities.js";
-import { Kosmos2Processor } from "./processor/processor.js";
+import { Kosmos2Processor, type ProcessOptions } from "./processor/processor.js";
+import { Scene } from "./scene.js";
 import { openModel, type ModelSource } from "./weights/source.js";
 
-export interface CaptionOptions extends GenerateOptions {
+/** A question about a picture. */
+export interface QuestionOptions extends GenerateOptions {
   /** Default `<grounding> An image of`. Without `<grounding>` the answer has no boxes. */
   prompt?: string;
+}
+
+/** How a picture is taken. */
+export interface PictureOptions {
   /** Whether the EXIF orientation of encoded pictures is applied. Default true */
   exif?: boolean;
   /** Larger pictures are refused before they are decoded. Default 100 million */
   maxPixels?: number;
   /** How `http(s):` pictures are fetched. Default: the runtime's own */
   fetch?: Fetch;
+}
+
+export interface CaptionOptions extends QuestionOptions, PictureOptions {}
+
+export interface SeeOptions extends PictureOptions {
+  signal?: AbortSignal;
 }
 
 /** An answer about a picture. */
@@ -44,9 +59,12 @@ export interface Answer extends AsyncIterable<Piece> {
   readonly result: Promise<Caption>;
 }
 
+/** The picture of an answer: still to be looked at, or seen. */
+type Subject = Pick<ProcessOptions, "images" | "exif" | "maxPixels" | "fetch" | "wasmUrl"> & { imageSize?: ImageSize; prefix?: Prefix };
+
 /** Answers under way at once; more wait, so that a thousand calls don't decode a thousand pictures. */
 const AT_ONCE = 4;
-const captionKeys = [...generateKeys, "prompt", "exif", "maxPixels", "fetch"] as const;
+const questionKeys = [...generateKeys, "prompt"], pictureKeys = ["exif", "maxPixels", "fetch"];
 
 /**
  * A model with its processor.
@@ -104,8 +122,35 @@ export class Kosmos2 {
    *   const { entities } = await answer.result;
    */
   stream(image: ImageInput, options: CaptionOptions = {}): Answer {
-    refuseUnknown(options, captionKeys, "caption");
-    return new Streamed((stop) => this.answer(image, options, stop), options.signal);
+    refuseUnknown(options, [...questionKeys, ...pictureKeys], "caption");
+    const { exif, maxPixels, fetch, ...question } = options;
+    const picture = { images: image, exif, maxPixels, fetch, wasmUrl: this.wasmUrl };
+    return new Streamed((signal) => this.answer(picture, question, signal), options.signal);
+  }
+
+  /**
+   * Looks at a picture once, for many questions: each then pays for its own words only.
+   *
+   * @example
+   *   using scene = await kosmos.see("snowman.jpg");
+   *   const { caption } = await scene.caption();
+   *   const { entities } = await scene.caption({ prompt: "<grounding><phrase> a fire</phrase>" });
+   */
+  async see(image: ImageInput, options: SeeOptions = {}): Promise<Scene> {
+    refuseUnknown(options, [...pictureKeys, "signal"], "see a picture");
+    const { signal } = options;
+    await this.enter(signal);
+    try {
+      const { pixelValues, imageSizes } = await this.processor.process({ ...options, images: image, wasmUrl: this.wasmUrl });
+      const imageEmbeds = await this.model.getImageFeatures(pixelValues!, { signal });
+      return new Scene(imageEmbeds, imageSizes[0]!, (question, prefix) => {
+        refuseUnknown(question, questionKeys, "ask about a picture");
+        const seen = { images: imageEmbeds, imageSize: imageSizes[0]!, prefix };
+        return new Streamed((stop) => this.answer(seen, question, stop), question.signal);
+      });
+    } finally {
+      this.leave();
+    }
   }
 
   /** Gives memory and threads back; pending and later calls reject with code `disposed`. Twice is fine. */
@@ -117,12 +162,13 @@ export class Kosmos2 {
     await this.dispose();
   }
 
-  private async *answer(image: ImageInput, options: CaptionOptions, signal: AbortSignal): AsyncGenerator<Piece, Caption> {
-    const { prompt = "<grounding> An image of", exif, maxPixels, fetch, signal: _, ...generate } = options;
+  private async *answer({ imageSize, prefix, ...picture }: Subject, question: QuestionOptions, signal: AbortSignal): AsyncGenerator<Piece, Caption> {
+    const { prompt = "<grounding> An image of", ...generate } = question;
     await this.enter(signal);
     try {
-      const inputs = await this.processor.process({ text: prompt, images: image, exif, maxPixels, fetch, wasmUrl: this.wasmUrl, signal });
-      const tokens = this.model.stream({ ...inputs, ...generate, signal });
+      if (prefix?.disposed) throw new Kosmos2Error("disposed", "state", "Cannot ask about the picture: its scene was disposed of; see it again");
+      const inputs = await this.processor.process({ ...picture, text: prompt, signal });
+      const tokens = this.model.stream({ ...inputs, ...generate, prefix, signal });
       const newIds: number[] = [];
       let end: Awaited<ReturnType<typeof tokens.next>>["value"] | undefined;
       const counted = async function* () {
@@ -142,7 +188,7 @@ export class Kosmos2 {
       const { stop, timings } = end as { stop: Stop[]; timings: Timings };
       const whole = [...inputs.inputIds.data, ...newIds];
       const decoded = this.processor.decode(whole, { skipSpecialTokens: true });
-      const { caption, entities } = this.processor.postProcessGeneration(decoded, { imageSize: inputs.imageSizes[0] ?? undefined });
+      const { caption, entities } = this.processor.postProcessGeneration(decoded, { imageSize: imageSize ?? inputs.imageSizes[0] });
       const generatedText = this.processor.postProcessGeneration(decoded, { cleanupAndExtract: false });
       return { caption, entities, generatedText, newIds, stop: stop[0], timings };
     } finally {
@@ -150,21 +196,22 @@ export class Kosmos2 {
     }
   }
 
-  private async enter(signal: AbortSignal): Promise<void> {
+  private async enter(signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
     if (this.running < AT_ONCE) {
       this.running++;
       return;
     }
     await new Promise<void>((resolve, reject) => {
       const go = () => {
-        signal.removeEventListener("abort", give);
+        signal?.removeEventListener("abort", give);
         resolve();
       };
       const give = () => {
         this.waiting.splice(this.waiting.indexOf(go), 1);
-        reject(signal.reason);
+        reject(signal!.reason);
       };
-      signal.addEventListener("abort", give);
+      signal?.addEventListener("abort", give);
       this.waiting.push(go);
     });
   }

@@ -4,6 +4,7 @@ import { Kosmos2Error } from "./errors.js";
 import { greedy, type Stop } from "./generate/greedy.js";
 import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
 import type { Kosmos2Config } from "./model/config.js";
+import type { Prefix } from "./prefix.js";
 import { tensor, type Tensor } from "./tensor.js";
 import { type ModelSource, openModel, type OpenOptions } from "./weights/source.js";
 
@@ -263,6 +264,12 @@ export class Kosmos2Model extends PretrainedModel {
   }
 }
 
+/** What `generate` and `stream` take. */
+export interface GenerateInputs extends ModelInputs, GenerateOptions {
+  /** What earlier calls left of a common beginning, and where this one leaves its own. Texts with padding don't use it. */
+  prefix?: Prefix;
+}
+
 /** A text fed bit by bit: each call reads on where the last one ended. */
 export interface Session {
   /**
@@ -299,7 +306,7 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
    *
    * @throws {Kosmos2Error} codes `processor-mismatch`, `prompt-too-long`, `option-invalid`, `option-unknown`
    */
-  async generate(inputs: ModelInputs & GenerateOptions): Promise<GenerateOutput> {
+  async generate(inputs: GenerateInputs): Promise<GenerateOutput> {
     const answer = this.answer(inputs);
     const newIds: number[][] = Array.from({ length: inputs.inputIds.dims[0] }, () => []);
     for (;;) {
@@ -310,7 +317,7 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
   }
 
   /** As `generate`, each token as soon as it is known; leaving the loop stops the work. */
-  async *stream(inputs: ModelInputs & GenerateOptions): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
+  async *stream(inputs: GenerateInputs): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
     return yield* this.answer(inputs);
   }
 
@@ -342,26 +349,36 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     }
   }
 
-  private async *answer(inputs: ModelInputs & GenerateOptions): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
-    refuseUnknown(inputs, [...inputKeys, ...generateKeys], "generate");
+  private async *answer(inputs: GenerateInputs): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
+    refuseUnknown(inputs, [...inputKeys, ...generateKeys, "prefix"], "generate");
     const { signal } = inputs;
     const settings = generateSettings(inputs, this.engine.generation);
     const rows = this.rows(inputs);
+    const prefix = rows.some(({ mask }) => mask.includes(0)) ? undefined : inputs.prefix;
     signal?.throwIfAborted();
     let since = performance.now();
     const lap = () => -since + (since = performance.now());
     const pictures = await this.pictures({ ...inputs, signal });
     const timings: Timings = { loadMs: this.engine.loadMs, visionMs: lap(), prefillMs: 0, decodeMs: 0 };
-    const sequences: Sequence[] = rows.map(() => this.engine.begin());
+    const sequences: Sequence[] = [];
     try {
+      const begins = rows.map(({ ids, mask, places }, row): Reading | undefined => {
+        const text = { ids, places, images: pictures?.[row].embeds };
+        const reading = prefix ? this.engine.resume(prefix, text) : { sequence: this.engine.begin(), mask, ...text };
+        sequences.push(reading.sequence);
+        return reading;
+      });
+      const isNew = sequences.every(({ cache }) => cache.length === 0);
       const tokens = greedy(rows.map(({ read }) => read), async (steps) => {
-        const questions = steps.map(({ row, ids, banned }): Question => {
-          const sequence = sequences[row];
-          if (sequence.cache.length > 0) return { sequence, ids, banned };
-          return { sequence, banned, ids: rows[row].ids, mask: rows[row].mask, places: rows[row].places, images: pictures?.[row].embeds };
-        });
-        const choices = await this.engine.choose(questions, signal);
-        timings.prefillMs ||= lap();
+        const choices = await this.engine.choose(steps.map(({ row, ids, banned }): Question => {
+          const begin = begins[row];
+          begins[row] = undefined;
+          return { ...(begin ?? { sequence: sequences[row], ids }), banned };
+        }), signal);
+        if (timings.prefillMs === 0) {
+          timings.prefillMs = lap();
+          if (prefix && isNew) this.engine.keep(prefix, { ...rows[0], images: pictures?.[0].embeds }, sequences[0]);
+        }
         return choices.map((made) => made.map(({ id }) => id));
       }, { ...settings, contextSize: this.engine.contextSize, habits: this.engine.habits, cost: (rows) => this.engine.pace.cost(rows) });
       const stop = yield* tokens;

@@ -6,6 +6,12 @@ import type { Memory } from "./memory.js";
 import { bytesOf } from "./memory.js";
 import { BLOCK, strideOf } from "./record.js";
 
+/** Room for BLOCK rows, and how many caches have it. */
+interface Block {
+  readonly address: number;
+  users: number;
+}
+
 export class Cache {
   /** Rows stored so far. */
   length = 0;
@@ -13,7 +19,7 @@ export class Cache {
   readonly table: number;
   /** Distance of two rows of values, in numbers. */
   readonly stride: number;
-  private readonly blocks: number[] = [];
+  private readonly blocks: Block[] = [];
 
   /** @param capacity the most rows it will ever hold, which only sizes the table */
   constructor(private readonly memory: Memory, private readonly layers: number, readonly width: number, readonly capacity: number) {
@@ -25,8 +31,21 @@ export class Cache {
   reserve(rows: number): void {
     if (this.length + rows > this.capacity) throw new RangeError(`Cannot cache ${this.length + rows} rows: room for ${this.capacity}`);
     const known = this.blocks.length;
-    while (this.blocks.length * BLOCK < this.length + rows) this.blocks.push(this.memory.alloc(this.offset(this.layers, "keys")));
-    if (this.blocks.length > known) this.memory.write(this.table, bytesOf(Uint32Array.from(this.blocks)));
+    while (this.blocks.length * BLOCK < this.length + rows) this.blocks.push({ address: this.memory.alloc(this.offset(this.layers, "keys")), users: 1 });
+    if (this.blocks.length > known) this.writeTable();
+  }
+
+  /** A cache that begins with the first rows of this one: whole blocks that both have and neither writes again. */
+  share(rows: number): Cache {
+    if (rows % BLOCK !== 0 || rows > this.length) throw new RangeError(`Cannot share ${rows} rows of ${this.length}: whole blocks of ${BLOCK}`);
+    const other = new Cache(this.memory, this.layers, this.width, this.capacity);
+    for (const block of this.blocks.slice(0, rows / BLOCK)) {
+      block.users++;
+      other.blocks.push(block);
+    }
+    other.length = rows;
+    other.writeTable();
+    return other;
   }
 
   /** Where in a block a layer's keys or values begin, in bytes. */
@@ -35,7 +54,11 @@ export class Cache {
   }
 
   free(): void {
-    for (const block of this.blocks.splice(0)) this.memory.free(block);
+    for (const block of this.blocks.splice(0)) if (--block.users === 0) this.memory.free(block.address);
     this.memory.free(this.table);
+  }
+
+  private writeTable(): void {
+    this.memory.write(this.table, bytesOf(Uint32Array.from(this.blocks, ({ address }) => address)));
   }
 }
