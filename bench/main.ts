@@ -51,34 +51,45 @@ if (run.options.node === process.execPath && Number(process.versions.node.split(
 }
 if (where.load > 0.5) run.note(`the machine was busy when this began (load ${where.load.toFixed(1)}): figures are worth little`);
 
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.once(signal, () => {
+    run.note("cut short: what is missing was not reached");
+    report();
+    process.exit(1);
+  });
+}
 await products(run);
 for (const name of Object.keys(run.abouts)) if (name !== "limits") await run.close(name);
 await phases(run);
 await run.close();
+report();
 
-const checked = run.options.tiny ? [] : bars(run);
-const shown: string[] = [];
-const show = (title: string, text: string): void => {
-  shown.push(`${title}\n${text}`);
-  console.log(`\n${title}\n${text}`);
-};
-show("Who took part", Object.entries(run.abouts).map(([name, { version, settings }]) => `  ${name}: ${version}; ${settings}`).join("\n"));
-show("Limits", limitLines(run));
-for (const part of ["kernels", "phases", "captions", "load"] as const) {
-  const rows = run.rows.filter((row) => row.part === part);
-  if (rows.length) show(`${part[0].toUpperCase()}${part.slice(1)} (median of n samples)`, rowLines(rows));
-}
-if (checked.length) show("Bars", barLines(checked));
-if (run.notes.length) show("Notes", run.notes.map((note) => `  ${note}`).join("\n"));
-console.error(`\n${((performance.now() - start) / 1000).toFixed(0)} s`);
+/** Prints all that was measured, and writes the files that were asked for. */
+function report(): void {
+  const checked = run.options.tiny ? [] : bars(run);
+  const shown: string[] = [];
+  const show = (title: string, text: string): void => {
+    shown.push(`${title}\n${text}`);
+    console.log(`\n${title}\n${text}`);
+  };
+  show("Who took part", Object.entries(run.abouts).map(([name, { version, settings }]) => `  ${name}: ${version}; ${settings}`).join("\n"));
+  show("Limits", limitLines(run));
+  for (const part of ["kernels", "phases", "captions", "load"] as const) {
+    const rows = run.rows.filter((row) => row.part === part);
+    if (rows.length) show(`${part[0].toUpperCase()}${part.slice(1)} (median of n samples)`, rowLines(rows));
+  }
+  if (checked.length) show("Bars", barLines(checked));
+  if (run.notes.length) show("Notes", run.notes.map((note) => `  ${note}`).join("\n"));
+  console.error(`\n${((performance.now() - start) / 1000).toFixed(0)} s`);
 
-const limits = Object.fromEntries(run.limits);
-if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: where, options: run.options, versions: run.abouts, limits, rows: run.rows, bars: checked, notes: run.notes }, null, 1)}\n`);
-const svg = values.svg ?? (values.only || values.tiny ? undefined : "bench/results.svg");
-if (svg) writeFileSync(svg, chart(run.rows, where));
-if (values.write) {
-  const file = "BENCHMARKS.md", head = "## Latest run\n";
-  const took = `${where.date.slice(0, 10)}, ${where.cpu} (${where.features.join(" ")}), ${where.threads} CPUs, ${where.system}, commit ${where.commit}, \`npm run bench -- ${process.argv.slice(2).join(" ")}\``;
-  const before = readFileSync(file, "utf8").split(head)[0];
-  writeFileSync(file, `${before}${head}\n${took}\n\n${svg === "bench/results.svg" ? "![times](bench/results.svg)\n\n" : ""}\`\`\`text\n${shown.join("\n\n")}\n\`\`\`\n`);
+  const limits = Object.fromEntries(run.limits);
+  if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: where, options: run.options, versions: run.abouts, limits, rows: run.rows, bars: checked, notes: run.notes }, null, 1)}\n`);
+  const svg = values.svg ?? (values.only || values.tiny ? undefined : "bench/results.svg");
+  if (svg) writeFileSync(svg, chart(run.rows, where));
+  if (values.write) {
+    const file = "BENCHMARKS.md", head = "## Latest run\n";
+    const took = `${where.date.slice(0, 10)}, ${where.cpu} (${where.features.join(" ")}), ${where.threads} CPUs, ${where.system}, commit ${where.commit}, \`npm run bench -- ${process.argv.slice(2).join(" ")}\``;
+    const before = readFileSync(file, "utf8").split(head)[0];
+    writeFileSync(file, `${before}${head}\n${took}\n\n${svg === "bench/results.svg" ? "![times](bench/results.svg)\n\n" : ""}\`\`\`text\n${shown.join("\n\n")}\n\`\`\`\n`);
+  }
 }
