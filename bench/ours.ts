@@ -89,8 +89,7 @@ async function prepare(dtype: Format, M: number, K: number, N: number, threads: 
   const xs = noise(M * K);
   for (let i = 0; i < count; i++) g.linear(g.input(xs, M, K), weights[i % weights.length], { activation, residual: before });
   const pass = g.finish(), arena = alloc(pass.arenaBytes);
-  const { inputs, records } = pass.at(arena);
-  backend.write(arena, inputs);
+  const records = pass.at(arena, backend);
   return { backend, records, operations: pass.count, count, addresses };
 }
 

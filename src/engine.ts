@@ -353,9 +353,7 @@ export class Engine {
       this.arena = this.memory.alloc(pass.arenaBytes);
       this.arenaBytes = pass.arenaBytes;
     }
-    const { inputs, records } = pass.at(this.arena);
-    backend.write(this.arena, inputs);
-    await backend.run(records, pass.count, signal);
+    await backend.run(pass.at(this.arena, backend), pass.count, signal);
     const kept: Stages = new Map();
     for (const [name, { offset, rows, columns, stride }] of pass.kept) {
       const bytes = await backend.read(this.arena + offset, rows * stride * 4);

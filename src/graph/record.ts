@@ -69,6 +69,10 @@ export const layouts = {
   pack: { dst: "address", format: "u32", src: "address", type: "u32", N: "i32", K: "i32" },
 } as const satisfies Readonly<Record<Kind, Layout>>;
 
+/** The same as lists: records are written for every token. */
+const written = Object.fromEntries(Object.entries<Layout>(layouts).map(([kind, layout]) => [kind, { names: Object.keys(layout), words: Object.values(layout) }])) as
+  unknown as Record<Kind, { readonly names: readonly string[]; readonly words: readonly Word[] }>;
+
 type Optional<L> = { [F in keyof L]: L[F] extends "address?" ? F : never }[keyof L];
 /** The fields of a kernel's record. Addresses are 0 … 2³² − 1. */
 export type Fields<K extends Kind> =
@@ -86,9 +90,10 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
   const given = fields as Readonly<Record<string, number | undefined>>;
   let at = index * RECORD_BYTES;
   view.setUint32(at, kinds[kind], true);
-  for (const [name, word] of Object.entries(layouts[kind] as Layout)) {
+  const { names, words } = written[kind];
+  for (let i = 0; i < names.length; i++) {
     at += 4;
-    const value = given[name] ?? 0;
+    const value = given[names[i]] ?? 0, word = words[i];
     if (word === "f32") view.setFloat32(at, value, true);
     else if (word === "i32") view.setInt32(at, value, true);
     else view.setUint32(at, value, true);

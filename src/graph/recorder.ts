@@ -7,7 +7,7 @@
 import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens } from "./graph.js";
 import type { Cache } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
-import { bytesOf } from "./memory.js";
+import { bytesOf, type Memory } from "./memory.js";
 import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, strideOf, writeRecord } from "./record.js";
 
 /** A packed weight in the backend's memory. */
@@ -70,6 +70,8 @@ interface Operation {
   readonly index: number;
   readonly fields: Record<string, number | Late>;
   readonly places: Record<string, Place>;
+  /** What is written, anew for every token. */
+  readonly words: Record<string, number>;
 }
 
 /** A number that is asked for whenever the records are written: it changes from token to token, and nothing else does. */
@@ -112,8 +114,8 @@ export interface Pass {
   readonly arenaBytes: number;
   /** Number of records. */
   readonly count: number;
-  /** The bytes of the inputs, for the arena's first bytes, and the records. Both are overwritten by the next call. */
-  at(arena: number): { inputs: Uint8Array; records: Uint8Array };
+  /** Writes the inputs into the arena's first bytes and gives the records, which the next call overwrites. */
+  at(arena: number, memory: Pick<Memory, "write">): Uint8Array;
   /** Where in the arena each kept result is, and its shape. */
   readonly kept: ReadonlyMap<string, { offset: number; rows: number; columns: number; stride: number }>;
 }
@@ -345,15 +347,15 @@ export class Recorder implements Graph {
     }
     const arenaBytes = this.layOut(inputBytes);
     const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.slot!.address, rows: x.rows, columns: x.columns, stride: x.stride }]));
-    const inputs = new Uint8Array(inputBytes), records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
+    const records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
     let written = -1;
     return {
       arenaBytes, kept, count: this.operations.length,
-      at: (arena) => {
-        for (const { slot, fill } of this.inputs) inputs.set(fill(arena), slot.address);
+      at: (arena, memory) => {
+        for (const { slot, fill } of this.inputs) memory.write(arena + slot.address, fill(arena));
         for (const operation of written === arena ? this.late : this.operations) this.write(view, operation, arena);
         written = arena;
-        return { inputs, records };
+        return records;
       },
     };
   }
@@ -373,8 +375,7 @@ export class Recorder implements Graph {
     return end;
   }
 
-  private write(view: DataView, { kind, index, fields, places }: Operation, arena: number): void {
-    const words: Record<string, number> = {};
+  private write(view: DataView, { kind, index, fields, places, words }: Operation, arena: number): void {
     for (const name in fields) {
       const value = fields[name];
       words[name] = typeof value === "number" ? value : value();
@@ -387,7 +388,7 @@ export class Recorder implements Graph {
   }
 
   private record(kind: Kind, fields: Operation["fields"], places: Record<string, Place>): Operation {
-    const index = this.operations.length, operation = { kind, index, fields, places };
+    const index = this.operations.length, operation: Operation = { kind, index, fields, places, words: {} };
     this.operations.push(operation);
     for (const name in fields) {
       if (typeof fields[name] === "number") continue;

@@ -37,7 +37,8 @@ export class AddedTokens {
       this.#tokens.set(token.content, token);
       this.#longest = Math.max(this.#longest, token.content.length);
       const lengths = this.#lengths.get(token.content[0]) ?? [];
-      if (!lengths.includes(token.content.length)) lengths.push(token.content.length);
+      if (lengths.includes(token.content.length)) continue;
+      lengths.push(token.content.length);
       this.#lengths.set(token.content[0], lengths.sort((a, b) => b - a));
     }
   }

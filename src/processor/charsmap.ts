@@ -2,13 +2,15 @@
  * SentencePiece's precompiled normaliser, as Hugging Face applies it (SPEC 9.4): a double-array trie from UTF-8 byte strings to
  * their replacements. @huggingface/tokenizers approximates it by NFKC, which gives other ids on combining accents and much else.
  */
-const segmenter = typeof Intl.Segmenter === "function" ? new Intl.Segmenter("en", { granularity: "grapheme" }) : undefined;
+let segmenter: Intl.Segmenter | undefined; // made when first wanted: 5 ms
 
 /** Stretches in which every character is a cluster (ASCII, less its last character), and others. */
 const stretches = /[\0-\x7f]+(?=[\0-\x7f]|$)|[\0-\x7f]?(?:[^\0-\x7f]+[\0-\x7f]?)+|[^]/g;
 
 /** Grapheme clusters. Where the runtime has no segmenter, near enough: a character and its marks. */
 function* clusters(text: string): Generator<string> {
+  if (!/[^\0-\x7f]|\r\n/.test(text)) return yield* text;
+  if (typeof Intl.Segmenter === "function") segmenter ??= new Intl.Segmenter("en", { granularity: "grapheme" });
   if (!segmenter) yield* text.match(/\r\n|\P{M}?[\p{M}\u200d]+|[^]/gu) ?? [];
   else if (text.includes("\r\n")) for (const { segment } of segmenter.segment(text)) yield segment;
   else // a segmenter takes 30 µs a character

@@ -192,8 +192,8 @@ export class Kosmos2ImageProcessor {
   #normalise({ data }: Shaped, to: Float32Array): void {
     const plane = data.length / 3;
     for (let c = 0; c < 3; c++) {
-      const level = this.#levels[c];
-      for (let i = 0, from = c; i < plane; i++, from += 3) to[c * plane + i] = level[data[from]];
+      const level = this.#levels[c], into = to.subarray(c * plane, (c + 1) * plane);
+      for (let i = 0, from = c; i < plane; i++, from += 3) into[i] = level[data[from]];
     }
   }
 }

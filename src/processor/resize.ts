@@ -225,11 +225,13 @@ async function passes(picture: Picture, width: number, height: number, options: 
       const count = Math.min(rows, picture.height - row);
       work.take(picture.data.subarray(row * rowBytes, (row + count) * rowBytes), row, count);
     }
-    const result = new Uint8Array(width * height * 3), colours = channels === 1 ? 1 : 3;
-    for (let y = 0, to = 0; y < height; y++) {
-      const row = work.sums.subarray(y * work.pitch, y * work.pitch + width * colours);
-      for (const sum of row) for (let copies = colours === 3 ? 1 : 3; copies > 0; copies--) result[to++] = byte(sum);
-    }
+    const { sums, pitch } = work, result = new Uint8Array(width * height * 3), colours = channels === 1 ? 1 : 3;
+    for (let y = 0, to = 0; y < height; y++)
+      for (let from = y * pitch, end = from + width * colours; from < end; from++) {
+        const value = byte(sums[from]);
+        result[to++] = value;
+        if (colours === 1) result[to++] = result[to++] = value;
+      }
     return result;
   } finally {
     work.done();
