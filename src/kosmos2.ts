@@ -1,8 +1,10 @@
 /** The short way: a picture in, a grounded caption out. */
+import { prepareImages } from "#platform";
 import { Kosmos2Error } from "./errors.js";
 import { type GenerateOptions, generateKeys, refuseUnknown } from "./generate/options.js";
 import type { Stop } from "./generate/greedy.js";
 import { Kosmos2ForConditionalGeneration, loadKeys, type LoadOptions, type Timings } from "./modeling.js";
+import { following } from "./pause.js";
 import type { Prefix } from "./prefix.js";
 import type { WasmUrl } from "./platform/modules.js";
 import type { Fetch, ImageInput } from "./processor/decode.js";
@@ -89,16 +91,26 @@ export class Kosmos2 {
     refuseUnknown(options, loadKeys, "load a model");
     // A download is over before anything is read, so that processor and weights are of one commit.
     await openModel(source, options);
-    const cached = { ...options, refresh: false };
+    const work = following(options.signal);
+    const cached = { ...options, refresh: false, signal: work.signal };
     const { dtype, threads, engine, shared, wasmUrl, workerFactory, onProgress, ...opening } = cached;
-    const processor = await Kosmos2Processor.fromPretrained(source, opening);
-    const model = await Kosmos2ForConditionalGeneration.fromPretrained(source, cached);
-    // The order of tags, with corners that vary: the first answer is guessed as well as later ones.
-    for (const i of [1, 2, 3]) {
-      const box = `</phrase><object><patch_index_000${i}><patch_index_003${i}></object>`;
-      model.expect(processor.tokenizer.encode(box, { addSpecialTokens: false }));
+    const loading = Kosmos2ForConditionalGeneration.fromPretrained(source, cached); // first: its threads take longest to start
+    void prepareImages();
+    try {
+      const [model, processor] = await Promise.all([loading, Kosmos2Processor.fromPretrained(source, opening)]);
+      // The order of tags, with corners that vary: the first answer is guessed as well as later ones.
+      for (const i of [1, 2, 3]) {
+        const box = `</phrase><object><patch_index_000${i}><patch_index_003${i}></object>`;
+        model.expect(processor.tokenizer.encode(box, { addSpecialTokens: false }));
+      }
+      return new Kosmos2(model, processor, wasmUrl);
+    } catch (error) {
+      work.abort(error);
+      await loading.then((model) => model.dispose(), () => {});
+      throw error;
+    } finally {
+      work.abort();
     }
-    return new Kosmos2(model, processor, wasmUrl);
   }
 
   /**
@@ -226,18 +238,15 @@ export class Kosmos2 {
 
 /** Pieces for those who loop, the whole for those who ask; the work is done once. */
 class Streamed implements Answer {
-  private readonly controller = new AbortController();
+  private readonly controller: AbortController;
   private readonly work: AsyncGenerator<Piece, Caption>;
   private outcome: Promise<Caption> | undefined;
   private settle: { resolve(caption: Caption): void; reject(reason: unknown): void } | undefined;
   private looped = false;
 
   constructor(start: (signal: AbortSignal) => AsyncGenerator<Piece, Caption>, outer?: AbortSignal) {
-    const { signal } = this.controller;
-    const abort = () => this.controller.abort(outer!.reason);
-    if (outer?.aborted) abort();
-    else outer?.addEventListener("abort", abort, { signal });
-    this.work = start(signal);
+    this.controller = following(outer);
+    this.work = start(this.controller.signal);
   }
 
   get result(): Promise<Caption> {

@@ -27,6 +27,15 @@ export function turns(signal?: AbortSignal): () => Promise<void> {
   };
 }
 
+/** A controller that aborts when `outer` does. To let go of `outer`, abort it yourself when all is over. */
+export function following(outer: AbortSignal | undefined): AbortController {
+  const controller = new AbortController();
+  const abort = () => controller.abort(outer!.reason);
+  if (outer?.aborted) abort();
+  else outer?.addEventListener("abort", abort, { signal: controller.signal });
+  return controller;
+}
+
 /** The same promise, which rejects as soon as the signal aborts; what cannot be stopped then ends unheard. */
 export function abortable<T>(work: Promise<T>, signal?: AbortSignal): Promise<T> {
   if (!signal) return work;

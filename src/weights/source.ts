@@ -1,8 +1,7 @@
 /** Where a model comes from. A source is judged by its form alone: what happens to lie on the disk never changes its meaning. */
 import { embeddedModel, openFolder } from "#platform";
 import { Kosmos2Error } from "../errors.js";
-import { openWebFolder } from "../hub/folder.js";
-import { openHub, type HubOptions } from "../hub/hub.js";
+import type { HubOptions } from "../hub/hub.js";
 import type { ByteSource } from "../platform/platform.js";
 import { bytesSource, endsEarly, isPlainName, type ModelFiles } from "./files.js";
 
@@ -48,8 +47,8 @@ export async function openModel(source: ModelSource, options: OpenOptions = {}):
   if (typeof source === "string") {
     if (source === "kosmos2-emoji") return embeddedModel;
     if (/^file:/i.test(source) || isPath(source)) return openFolder(source);
-    if (isUrl(source)) return openWebFolder(source, options);
-    if (isHubId(source)) return openHub(source, options);
+    if (isUrl(source)) return (await import("../hub/folder.js")).openWebFolder(source, options);
+    if (isHubId(source)) return (await import("../hub/hub.js")).openHub(source, options);
     throw new Kosmos2Error("model-source-invalid", "input",
       `Cannot open "${source}": it is neither a hub id ("org/name") nor a path; a folder's path begins with "./", "../" or "/"`, { found: source });
   }

@@ -1,8 +1,9 @@
 /** Pictures in Node, Deno and Bun: sharp, when it is installed. web/images.ts gives the same names. */
+import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import type { Sharp } from "sharp";
 import { Kosmos2Error } from "../../errors.js";
-import { turns } from "../../pause.js";
+import { pause, turns } from "../../pause.js";
 import type { DecodeSettings, ImageHeader, Picture } from "../platform.js";
 
 /** Where a string leads: a path, or a URL to fetch. One letter before a colon is a drive. */
@@ -11,15 +12,17 @@ export function imageAddress(text: string): { path: string } | { url: string } {
   return /^[a-z][a-z0-9+.-]+:/i.test(text) ? { url: text } : { path: text };
 }
 
-let loaded = false;
+/** Required, not imported: Node reads CommonJS twice to import it, which for the sixty files behind sharp is 0.15 s of CPU more. */
+const require = createRequire(import.meta.url);
+let loaded: typeof import("sharp").default | undefined;
 
-async function loadSharp(): Promise<typeof import("sharp").default> {
+function loadSharp(): typeof import("sharp").default {
+  if (loaded) return loaded;
   try {
-    const { default: sharp } = await import("sharp");
+    const sharp: typeof import("sharp").default = require("sharp");
     // Once, so that who thinks otherwise can say so later. Its cache of operations grows for a hundred pictures, and none comes twice.
-    if (!loaded) sharp.cache(false);
-    loaded = true;
-    return sharp;
+    sharp.cache(false);
+    return (loaded = sharp);
   } catch (cause) {
     throw new Kosmos2Error("sharp-missing", "unsupported",
       "Cannot decode the picture: JPEG, PNG and WebP need sharp, which did not load; run `npm install sharp`, or give pixels as { width, height, channels: 4, data }",
@@ -27,9 +30,17 @@ async function loadSharp(): Promise<typeof import("sharp").default> {
   }
 }
 
+/** Does what takes long before a first picture: loads sharp, if it is there. */
+export async function prepareImages(): Promise<void> {
+  await pause(); // what is under way begins first
+  try {
+    loadSharp();
+  } catch {} // said when a picture needs it
+}
+
 /** Decodes JPEG, PNG and WebP to RGB. @throws {Kosmos2Error} code `image-unreadable`, `sharp-missing` */
 export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageHeader, { exif, maxPixels, signal }: DecodeSettings): Promise<Picture> {
-  const sharp = await loadSharp();
+  const sharp = loadSharp();
   signal?.throwIfAborted();
   try {
     let image = sharp(bytes, { failOn: "error", ignoreIcc: true, limitInputPixels: Number.isFinite(maxPixels) ? maxPixels : false });
@@ -79,7 +90,7 @@ export async function drawnPicture(_image: object): Promise<Picture | undefined>
 
 /** The picture with an SVG of its size over it, as PNG. */
 export async function drawOver({ width, height, channels, data }: Picture, svg: string): Promise<Uint8Array> {
-  const sharp = await loadSharp();
+  const sharp = loadSharp();
   try {
     const raw = { width, height, channels };
     return await sharp(data, { raw, limitInputPixels: false }).removeAlpha().toColourspace("srgb")

@@ -15,6 +15,9 @@ export function imageAddress(text: string): { path: string } | { url: string } {
   }
 }
 
+/** There is nothing that takes long before a first picture. */
+export async function prepareImages(): Promise<void> {}
+
 /** Decodes JPEG, PNG and WebP. @throws {Kosmos2Error} code `image-unreadable` */
 export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageHeader, { exif, signal }: DecodeSettings): Promise<Picture> {
   let bitmap: ImageBitmap;
