@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 import { promisify } from "node:util";
 import { root } from "./support.js";
 
@@ -17,18 +17,24 @@ async function curve(what: "captions" | "loads" | "kept", rounds: number, option
 const growth = (held: readonly number[]) => Math.min(...held.slice(-5)) / held[4] - 1;
 const shown = (held: readonly number[]) => `${held.filter((_, i) => (i + 1) % Math.ceil(held.length / 10) === 0).map((mb) => mb.toFixed(0)).join(" ")} MB`;
 
-test("200 captions hold no more memory than 5 did, within 5 %", async (t) => {
-  const held = await curve("captions", 200);
-  t.diagnostic(shown(held));
-  assert.ok(growth(held) < 0.05, shown(held));
-});
+/**
+ * A leak shows every time; that the allocator takes one more arena after round 5 instead of before (about 17 MB, once in a process) does
+ * not. So a curve that grows is measured again, twice at most.
+ */
+async function staysFlat(t: TestContext, what: "captions" | "loads", rounds: number, options = {}): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const held = await curve(what, rounds, options);
+    t.diagnostic(shown(held));
+    if (growth(held) < 0.05) return;
+    assert.ok(attempt < 3, `it grew three times: ${shown(held)}`);
+  }
+}
+
+test("200 captions hold no more memory than 5 did, within 5 %", (t) => staysFlat(t, "captions", 200));
 
 for (const options of [{}, { dtype: "f32", threads: 1 }, { shared: false }]) {
-  test(`20 rounds of loading and disposing hold no more memory than 5 did, within 5 % (${JSON.stringify(options)})`, async (t) => {
-    const held = await curve("loads", 20, options);
-    t.diagnostic(shown(held));
-    assert.ok(growth(held) < 0.05, shown(held));
-  });
+  test(`20 rounds of loading and disposing hold no more memory than 5 did, within 5 % (${JSON.stringify(options)})`, (t) =>
+    staysFlat(t, "loads", 20, options));
 }
 
 test("a leak of 1 MiB a round would be seen", async () => {
