@@ -1,2 +1,2 @@
 /** What the host calls. Kernels are reached through `run` alone. */
-export { run, waitForJob } from "./run";
+export { run, spinForJob } from "./run";

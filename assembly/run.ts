@@ -6,7 +6,10 @@
  *   0 arrived      threads at the barrier           4 abort     set by the host at any time
  *   1 generation   barriers passed                  5 leave     what the last to arrive read in `abort`
  *   2 sleepers     threads that gave up spinning    6 job       number of the last job, counted up by the host
- *   3 poison       not 0: a worker died             7 waiting   threads in waitForJob that sleep
+ *   3 poison       not 0: a worker died
+ *
+ * Threads spin here and sleep in JavaScript: V8 11.3 (Node 20), until it has optimised a function, loses local variables over a
+ * memory.atomic.wait32 in it, and a thread whose barrier's generation is lost goes on alone (test/kernels/run.test.ts).
  *
  * Without shared memory there are no barriers: the host may run the threads' parts one after another, record by record.
  */
@@ -29,12 +32,14 @@ import { store_keys, store_values } from "./store";
 
 /** Bytes from the control block's beginning. */
 const ARRIVED: usize = 0, GENERATION: usize = 4, SLEEPERS: usize = 8, POISON: usize = 12;
-const ABORT: usize = 16, LEAVE: usize = 20, JOB: usize = 24, WAITING: usize = 28;
+const ABORT: usize = 16, LEAVE: usize = 20, JOB: usize = 24;
 
 /** Looks at the generation before a thread sleeps: 50 to 100 µs. */
 const SPINS: i32 = 50000;
-/** A sleeper looks for poison this often. */
-const LOOK_NS: i64 = 50_000_000;
+
+/** Sleeps while the word is `value`, until notified, or for a while: who is woken looks again, at the poison too. */
+// @ts-ignore: decorator
+@external("env", "sleep") declare function sleep(word: usize, value: i32): void;
 
 /** 0: ran to the end. */
 const ABORTED: i32 = 1, POISONED: i32 = 2;
@@ -94,7 +99,7 @@ function barrier(control: usize, n: i32): i32 {
     } else if (!spinUntilNot(control + GENERATION, generation, SPINS)) {
       atomic.add<i32>(control + SLEEPERS, 1);
       while (atomic.load<i32>(control + GENERATION) == generation && !atomic.load<i32>(control + POISON)) {
-        atomic.wait<i32>(control + GENERATION, generation, LOOK_NS);
+        sleep(control + GENERATION, generation);
       }
       atomic.sub<i32>(control + SLEEPERS, 1);
     }
@@ -110,17 +115,8 @@ function spinUntilNot(word: usize, value: i32, spins: i32): bool {
   } else return true;
 }
 
-/**
- * Waits until the host has counted the job word on from `last`: spins, then sleeps until notified or `timeoutMs` are over.
- * Sleepers are counted in `waiting`. @returns the job word, `last` after a timeout
- */
-export function waitForJob(control: usize, last: i32, spins: i32, timeoutMs: i32): i32 {
-  if (ASC_FEATURE_THREADS) {
-    if (!spinUntilNot(control + JOB, last, spins)) {
-      atomic.add<i32>(control + WAITING, 1);
-      atomic.wait<i32>(control + JOB, last, <i64>timeoutMs * 1_000_000);
-      atomic.sub<i32>(control + WAITING, 1);
-    }
-    return atomic.load<i32>(control + JOB);
-  } else return load<i32>(control + JOB);
+/** Looks at the job word until the host has counted it on from `last`, `spins` times at most. @returns the job word */
+export function spinForJob(control: usize, last: i32, spins: i32): i32 {
+  spinUntilNot(control + JOB, last, spins);
+  return ASC_FEATURE_THREADS ? atomic.load<i32>(control + JOB) : load<i32>(control + JOB);
 }

@@ -31,12 +31,13 @@ test("run traps on a kind that does not exist", () => {
   assert.throws(() => m.kernels.run(LIST, 1, 0, 1, CONTROL), WebAssembly.RuntimeError);
 });
 
-test("modules export functions only, import memory only and have no mutable globals", () => {
+test("modules export functions only, import a memory and where threads sleep, and have no mutable globals", () => {
   for (const name of ["plain", "plain-shared"]) {
     const module = new WebAssembly.Module(moduleBytes(name));
-    assert.deepEqual(WebAssembly.Module.imports(module).map(({ name, kind }) => `${kind} ${name}`), ["memory memory"]);
+    const imports = WebAssembly.Module.imports(module).map(({ name, kind }) => `${kind} ${name}`).sort();
+    assert.deepEqual(imports, name === "plain" ? ["memory memory"] : ["function sleep", "memory memory"]);
     const names = WebAssembly.Module.exports(module).map(({ name }) => name).sort();
-    assert.deepEqual(names.filter((name) => name !== "memory"), ["run", "waitForJob"]);
+    assert.deepEqual(names.filter((name) => name !== "memory"), ["run", "spinForJob"]);
   }
   for (const name of ["plain", "plain-shared", "relaxed", "relaxed-shared"]) assert.deepEqual(mutableGlobals(moduleBytes(name)), 0, name);
 });
@@ -70,25 +71,28 @@ function mutableGlobals(bytes: Uint8Array): number {
 
 const workerSource = `
   const { parentPort, workerData: { module, memory, t, n } } = require("node:worker_threads");
-  const { run, waitForJob } = new WebAssembly.Instance(module, { env: { memory } }).exports;
+  const words = new Int32Array(memory.buffer);
+  const sleep = (address, value) => void Atomics.wait(words, address / 4, value, 5);
+  const { run, spinForJob } = new WebAssembly.Instance(module, { env: { memory, sleep } }).exports;
   let job = 0;
   parentPort.postMessage("ready");
   (function next() {
     for (;;) {
-      const now = waitForJob(${CONTROL}, job, 100, 50);
+      const now = spinForJob(${CONTROL}, job, 100);
+      if (now === job) Atomics.wait(words, ${CONTROL / 4 + 6}, job, 50);
       if (now === job) continue;
       job = now;
-      const words = new Int32Array(memory.buffer);
       if (job < 0) return parentPort.close();
       const code = run(${LIST}, words[16 + 32], t, n, ${CONTROL});
       parentPort.postMessage(code);
     }
   })();`;
 
-async function withThreads(n: number, use: (memory: WebAssembly.Memory, job: (count: number) => Promise<number[]>, words: Int32Array) => Promise<void>) {
+/** @param n threads that are started, of `of` that the list is shared by */
+async function withThreads(n: number, use: (memory: WebAssembly.Memory, job: (count: number) => Promise<number[]>, words: Int32Array) => Promise<void>, of = n) {
   const module = new WebAssembly.Module(moduleBytes("plain-shared"));
   const memory = new WebAssembly.Memory({ initial: 256, maximum: 65536, shared: true }), words = new Int32Array(memory.buffer);
-  const workers = Array.from({ length: n }, (_, t) => new Worker(workerSource, { eval: true, workerData: { module, memory, t, n } }));
+  const workers = Array.from({ length: n }, (_, t) => new Worker(workerSource, { eval: true, workerData: { module, memory, t, n: of } }));
   const messages = () => Promise.all(workers.map((worker) => new Promise<number>((resolve) => worker.once("message", resolve))));
   await messages();
   const start = (job: number) => {
@@ -108,6 +112,26 @@ async function withThreads(n: number, use: (memory: WebAssembly.Memory, job: (co
     await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once("exit", resolve))));
   }
 }
+
+test("a thread that sleeps at a barrier stays there until the last one comes, however often it looks, in code that was never run before", async () => {
+  const at = 65536, records = 20, arrived = CONTROL / 4, generation = arrived + 1, sleepers = arrived + 2;
+  await withThreads(1, async (memory, job, words) => {
+    for (let i = 0; i < records; i++) {
+      writeRecord(new DataView(memory.buffer, LIST), i, "copy", { dst: at, ldd: 1, x: at, ldx: 1, y: 0, ldy: 0, M: 1, D: 1 });
+    }
+    const done = job(records);
+    for (let i = 0; i < records; i++) { // the second thread is this one
+      while (Atomics.load(words, sleepers) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      await new Promise((resolve) => setTimeout(resolve, 20)); // it looks four times
+      assert.deepEqual([Atomics.load(words, arrived), Atomics.load(words, generation)], [1, i]);
+      Atomics.store(words, arrived, 0);
+      Atomics.add(words, generation, 1);
+      Atomics.notify(words, generation);
+      while (Atomics.load(words, sleepers) === 1 && Atomics.load(words, arrived) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    assert.deepEqual(await done, [0]);
+  }, 2);
+});
 
 test("three threads with barriers give the bits of one, and sleep and wake where one is slow", async () => {
   const M = 9, D = 64, x = random(M * D), w = random(D * D, 2), rounds = 30, at = 65536;

@@ -33,7 +33,7 @@ export const enum Code {
 /** What the wasm module exports. */
 export interface Kernels {
   run(list: number, count: number, thread: number, threads: number, control: number): Code;
-  waitForJob(control: number, last: number, spins: number, timeoutMs: number): number;
+  spinForJob(control: number, last: number, spins: number): number;
 }
 
 /** Host → worker. A worker with shared memory gets only `start` and `go`. */

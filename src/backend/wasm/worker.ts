@@ -1,5 +1,5 @@
 /**
- * A thread of the pool. With shared memory it waits for jobs inside wasm (it spins, then sleeps, then goes back to its event loop
+ * A thread of the pool. With shared memory it waits for jobs (it spins in wasm, then sleeps, then goes back to its event loop
  * until a message wakes it); with a memory of its own it does what messages say. worker.node.ts and worker.web.ts tie it to a port.
  */
 import { Code, CONTROL, type Kernels, type Order, type Report, word } from "./control.js";
@@ -7,8 +7,10 @@ import { Compute } from "./compute.js";
 
 /** Looks at the job word before sleeping: about 0.1 ms, longer than the host needs between two tokens of a small model. */
 const SPINS = 40_000;
-/** How long a thread sleeps inside wasm before it goes back to its event loop. */
+/** How long a thread sleeps before it goes back to its event loop. */
 const SLEEP_MS = 20;
+/** A sleeper at a barrier looks for poison this often. */
+const LOOK_MS = 50;
 
 export interface Port {
   post(report: Report, transfer?: ArrayBuffer[]): void;
@@ -55,20 +57,24 @@ export function thread(port: Port): (order: Order) => void {
 
 /** @returns what serves jobs until there are none for a while */
 function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembly.Memory, t: number, n: number): () => void {
-  const kernels = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as Kernels;
   const words = new Int32Array(memory.buffer, 0, 256);
+  const sleep = (address: number, value: number) => void Atomics.wait(words, address / 4, value, LOOK_MS);
+  const kernels = new WebAssembly.Instance(module, { env: { memory, sleep } }).exports as unknown as Kernels;
   const parked = word.parked + t;
   let job = 0;
 
   function serve(): void {
     Atomics.store(words, parked, 0);
     for (;;) {
-      const next = kernels.waitForJob(CONTROL, job, SPINS, SLEEP_MS);
+      let next = kernels.spinForJob(CONTROL, job, SPINS);
       if (next === job) {
-        Atomics.store(words, parked, 1);
-        if (Atomics.load(words, word.job) === job) return; // the host sees the flag and posts "go"
-        Atomics.store(words, parked, 0);
-        continue;
+        if (Atomics.wait(words, word.job, job, SLEEP_MS) === "timed-out") {
+          Atomics.store(words, parked, 1);
+          if (Atomics.load(words, word.job) === job) return; // the host sees the flag and posts "go"
+          Atomics.store(words, parked, 0);
+        }
+        next = Atomics.load(words, word.job);
+        if (next === job) continue;
       }
       job = next;
       const code = kernels.run(Atomics.load(words, word.list) >>> 0, Atomics.load(words, word.count), t, n, CONTROL);
