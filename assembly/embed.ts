@@ -3,8 +3,8 @@
  * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
  */
 import { half } from "./half";
-import { panelBytes } from "./pack";
-import { Embed, Format, GROUP } from "./record";
+import { I4_GROUP, panelBytes, shareBytes } from "./pack";
+import { Embed, Format, GROUP, SHARED } from "./record";
 import { share } from "./share";
 
 export function embed(op: Embed, t: i32, n: i32): void {
@@ -15,7 +15,8 @@ export function embed(op: Embed, t: i32, n: i32): void {
     if (id < 0) fromRow(op, dst, op.images + (<usize>(-1 - id) * op.ldi << 2), 4, sinusoid);
     else if (op.format == Format.f32) fromRow(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 5) + (<usize>(id & 7) << 2), 32, sinusoid);
     else if (op.format == Format.f16) fromHalves(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 4) + (<usize>(id & 7) << 1), sinusoid);
-    else fromInt8(op, dst, id, sinusoid);
+    else if (op.format == Format.i8) fromInt8(op, dst, id, sinusoid);
+    else fromInt4(op, dst, id, sinusoid);
   }
 }
 
@@ -40,6 +41,19 @@ function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
     for (let k = from; k < to; k++) {
       const at = <usize>(((k - from) >> 1) * 16 + ((k - from) & 1)) + (lane << 1);
       put(op, dst, k, scale * <f32>load<i8>(group + at, 32), sinusoid);
+    }
+  }
+}
+
+function fromInt4(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
+  const lane = <usize>(id & 7);
+  let group = op.table + <usize>(id >> 3) * panelBytes(Format.i4, op.D);
+  for (let from = 0; from < op.D; from += GROUP, group += I4_GROUP) {
+    const to = min(from + GROUP, op.D), scale = load<f32>(group + (lane << 2)), numbers = group + 32 + shareBytes(to - from) + (lane << 2);
+    for (let k = from; k < to; k++) {
+      const i = k - from, bits = <i32>load<u16>(numbers + <usize>((i >> 3) * 32 + (i & 1) * 2));
+      const share = load<i8>(group + <usize>((i / SHARED) * 8) + lane, 32);
+      put(op, dst, k, scale * <f32>share * <f32>(((bits >> (((i >> 1) & 3) << 2)) & 15) - 8), sinusoid);
     }
   }
 }

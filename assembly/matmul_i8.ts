@@ -41,7 +41,7 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
 
 /** sum · (scale of w · scale of x) + total, for four outputs of a row. */
 // @ts-ignore: decorator
-@inline function scaled(total: v128, sum: v128, wScale: v128, xScale: usize): v128 {
+@inline export function scaled(total: v128, sum: v128, wScale: v128, xScale: usize): v128 {
   return mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, v128.load32_splat(xScale)), total);
 }
 

@@ -4,9 +4,9 @@
  */
 import { halves, toHalves } from "./half";
 import { inverseOf, nearest, scaleOf } from "./quantize";
-import { Format, GROUP, Pack, Type } from "./record";
+import { Format, GROUP, Pack, SHARED, Type } from "./record";
 import { share } from "./share";
-import { largest, loadPart, storePart } from "./simd";
+import { largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
 export function pack(op: Pack, t: i32, n: i32): void {
   if (op.format == Format.rows) {
@@ -23,7 +23,8 @@ export function pack(op: Pack, t: i32, n: i32): void {
       const src = rowOf(op, (p << 3) + lane);
       if (op.format == Format.f32) lane_f32(op, src, dst + (<usize>lane << 2));
       else if (op.format == Format.f16) lane_f16(op, src, dst + (<usize>lane << 1));
-      else lane_i8(op, src, dst, lane);
+      else if (op.format == Format.i8) lane_i8(op, src, dst, lane);
+      else lane_i4(op, src, dst, lane);
     }
   }
 }
@@ -32,7 +33,16 @@ export function panelBytes(format: u32, K: i32): usize {
   if (format == Format.f32) return <usize>K << 5;
   if (format == Format.f16) return <usize>K << 4;
   const rest = K % GROUP;
+  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? 32 + shareBytes(rest) + <usize>((rest + 7) >> 3) * 32 : 0);
   return <usize>(K / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 1) >> 1) * 16 : 0);
+}
+
+/** Bytes of a whole group of 8 outputs in 4 bits. */
+export const I4_GROUP: usize = 32 + (GROUP / SHARED) * 8 + GROUP * 4;
+
+/** Bytes of the shares of a 4-bit group's inputs. */
+export function shareBytes(inputs: i32): usize {
+  return <usize>((inputs + SHARED - 1) / SHARED) * 8;
 }
 
 function sizeOf(type: u32): usize {
@@ -109,4 +119,69 @@ function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
       if (k + 2 < to) v128.store16_lane(dst, v, 1, 48);
     }
   }
+}
+
+function lane_i4(op: Pack, src: usize, group: usize, lane: i32): void {
+  for (let from = 0; from < op.K; from += GROUP, group += I4_GROUP) {
+    const to = min(from + GROUP, op.K);
+    let size = f32x4.splat(0);
+    for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
+    const scale = scaleOf(largest(size), 472.5); // 7.5 · 63
+    store<f32>(group + (<usize>lane << 2), scale);
+    let shares = group + 32 + lane, dst = group + 32 + shareBytes(to - from) + (<usize>lane << 2);
+    for (let k = from; k < to; k += SHARED, shares += 8) {
+      const end = min(k + SHARED, to), share = bestShare(op, src, k, end, scale);
+      store<i8>(shares, share);
+      const step = f32x4.splat(scale * <f32>share), inverse = f32x4.splat(<f32>1 / (scale * <f32>share));
+      for (let i = k; i < end; i += 8, dst += 32) {
+        let v = i32x4.splat(0);
+        if (share != 0) {
+          const a = i32x4.add(nearest(number(four(op, src, i, end), inverse)), i32x4.splat(8));
+          const b = i32x4.add(nearest(number(i + 4 < end ? four(op, src, i + 4, end) : f32x4.splat(0), inverse)), i32x4.splat(8));
+          // inputs 0 … 7, four bits each: 0 2 4 6 in the low half, 1 3 5 7 in the high one
+          v = v128.or(i32x4.mul(a, i32x4(1, 1 << 16, 1 << 4, 1 << 20)), i32x4.mul(b, i32x4(1 << 8, 1 << 24, 1 << 12, 1 << 28)));
+          v = v128.or(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
+          v = v128.or(v, v128.shuffle<i32>(v, v, 1, 0, 3, 2));
+        }
+        v128.store32_lane(dst, v, 0);
+      }
+    }
+  }
+}
+
+/** The share of weights k … end − 1 with which they lose the least, as quant.ts has it. */
+function bestShare(op: Pack, src: usize, k: i32, end: i32, scale: f32): i32 {
+  if (scale == 0) return 0;
+  let size = f32x4.splat(0), least = f32.MAX_VALUE, best = 0;
+  for (let i = k; i < end; i += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, i, end)));
+  const eighth = largest(size) / (<f32>8 * scale), last = min<i32>(63, <i32>ceil(eighth * <f32>1.15));
+  for (let share = max(1, <i32>floor(eighth * <f32>0.75)); share <= last; share++) {
+    const step = scale * <f32>share, some = f32x4.splat(step), inverse = f32x4.splat(<f32>1 / step);
+    const other = f32x4.neg(some), otherInverse = f32x4.neg(inverse);
+    let error = f32x4.splat(0), otherError = error;
+    for (let i = k; i < end; i += 4) {
+      const w = four(op, src, i, end);
+      let off = f32x4.sub(w, f32x4.mul(rounded(number(w, inverse)), some));
+      error = mulAdd(off, off, error);
+      off = f32x4.sub(w, f32x4.mul(rounded(number(w, otherInverse)), other));
+      otherError = mulAdd(off, off, otherError);
+    }
+    let e = sum(error);
+    if (e < least) { least = e; best = share; }
+    e = sum(otherError);
+    if (e < least) { least = e; best = -share; }
+  }
+  return best;
+}
+
+/** w / step, kept within −8 … 7. */
+// @ts-ignore: decorator
+@inline function number(w: v128, inverse: v128): v128 {
+  return f32x4.pmin(f32x4.splat(7), f32x4.pmax(f32x4.splat(-8), f32x4.mul(w, inverse)));
+}
+
+/** To the nearest whole number, halves to the even one. For |v| < 2²². */
+// @ts-ignore: decorator
+@inline function rounded(v: v128): v128 {
+  return f32x4.sub(f32x4.add(v, f32x4.splat(12582912)), f32x4.splat(12582912));
 }

@@ -10,6 +10,8 @@ export const RECORD_BYTES: usize = 96;
 
 /** Inputs of a scale in int8 weights and int16 activations (matmul_i8.ts). */
 export const GROUP: i32 = 128;
+/** Inputs of a share in 4-bit weights (matmul_i4.ts). */
+export const SHARED: i32 = 32;
 /** Key/value rows of a cache block (attention.ts). */
 export const BLOCK: i32 = 64;
 
@@ -28,6 +30,7 @@ export namespace Kind {
   export const attention: u32 = 12;
   export const argmax: u32 = 13;
   export const pack: u32 = 14;
+  export const matmul_i4: u32 = 15;
 }
 
 /** Formats of packed weights. */
@@ -37,6 +40,7 @@ export namespace Format {
   export const i8: u32 = 2;
   /** Not packed: a plain row of f32 (norms, biases, positions). */
   export const rows: u32 = 3;
+  export const i4: u32 = 4;
 }
 
 /** Types of a checkpoint's numbers. */
@@ -48,10 +52,13 @@ export namespace Type {
 
 @unmanaged export class Record { kind: u32; }
 
-/** dst[M, N] = act(x · wᵀ + bias) + residual. For int8: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉]. */
+/**
+ * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉].
+ * scratch, for 4 bits and more than one row: ⌈K / 8⌉ · 128 bytes for each thread.
+ */
 @unmanaged export class Matmul extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;
-  M: i32; K: i32; N: i32; activation: i32; scales: usize;
+  M: i32; K: i32; N: i32; activation: i32; scales: usize; scratch: usize;
 }
 
 /** dst: int16 [M, ldd], scales: f32 [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0. */

@@ -21,6 +21,7 @@ import { l2normalize } from "./l2normalize";
 import { layernorm } from "./layernorm";
 import { matmul_f16 } from "./matmul_f16";
 import { matmul_f32 } from "./matmul_f32";
+import { matmul_i4 } from "./matmul_i4";
 import { matmul_i8 } from "./matmul_i8";
 import { pack } from "./pack";
 import { patches } from "./patches";
@@ -75,6 +76,7 @@ function carryOut(list: usize, t: i32, n: i32): void {
     case Kind.attention: { attention(changetype<Attention>(list), t, n); break; }
     case Kind.argmax: { argmax(changetype<Argmax>(list), t, n); break; }
     case Kind.pack: { pack(changetype<Pack>(list), t, n); break; }
+    case Kind.matmul_i4: { matmul_i4(changetype<Matmul>(list), t, n); break; }
     default: unreachable();
   }
 }

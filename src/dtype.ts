@@ -2,11 +2,11 @@
 import { Kosmos2Error } from "./errors.js";
 
 /** How weights are stored and computed with. `"auto"`: a pack's own, else i8. */
-export type Dtype = "auto" | "f32" | "f16" | "i8";
-/** `fp32`, `fp16` and `q8` are understood as well. */
-export type DtypeName = Dtype | "fp32" | "fp16" | "q8";
+export type Dtype = "auto" | "f32" | "f16" | "i8" | "i4";
+/** `fp32`, `fp16`, `q8` and `q4` are understood as well. */
+export type DtypeName = Dtype | "fp32" | "fp16" | "q8" | "q4";
 
-const names: Readonly<Record<string, Dtype>> = { auto: "auto", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8" };
+const names: Readonly<Record<string, Dtype>> = { auto: "auto", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8", i4: "i4", q4: "i4" };
 
 /** @throws {Kosmos2Error} code `option-invalid` */
 export function dtypeOf(name: DtypeName = "auto"): Dtype {

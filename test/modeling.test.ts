@@ -29,7 +29,7 @@ after(async () => {
 const bits = (t: Tensor) => new Int32Array(t.data.buffer, t.data.byteOffset, t.data.length);
 const stages = ["vision.embeddings", "vision.layer.1", "vision.features", "projection.attention", "text.embeddings", "text.attention.0", "text.cache.0.key", "text.layer.2", "text.final_norm"];
 
-for (const dtype of ["f32", "f16", "i8"] as const) {
+for (const dtype of ["f32", "f16", "i8", "i4"] as const) {
   test(`${dtype}: every number is the same on 1, 2 and 3 threads, shared memory or not`, async () => {
     const wanted = await (await model({ dtype, threads: 1 })).forward({ ...single[0], stages });
     for (const options of [{ threads: 2 }, { threads: 3 }, { shared: false }]) {

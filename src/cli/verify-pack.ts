@@ -1,7 +1,7 @@
 /** Compares a pack (weights/packs.ts) with the checkpoint that it was made of: every hash, and every number against what rounding may do to it. */
 import { createHash, type Hash } from "node:crypto";
 import { Kosmos2Error } from "../errors.js";
-import { GROUP } from "../graph/record.js";
+import { GROUP, SHARED } from "../graph/record.js";
 import { Kosmos2Config } from "../model/config.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { findPacked, packInfo, sourceLine, type PackInfo } from "../weights/packs.js";
@@ -144,6 +144,7 @@ class Difference {
     for (let row = 0; row < rows; row += PANEL) {
       const panel = new DataView(packed.buffer, (row / PANEL) * panelBytes(format, K), panelBytes(format, K)), lanes = Math.min(PANEL, rows - row);
       if (format === "i8") this.#i8(panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
+      else if (format === "i4") this.#i4(panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
       else this.#floats(format, panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
     }
   }
@@ -174,6 +175,22 @@ class Difference {
         }
       }
       group += PANEL * 4 + Math.ceil(count / 2) * PANEL * 2;
+    }
+  }
+
+  #i4(panel: DataView, w: Float32Array, lanes: number, K: number): void {
+    for (let from = 0, group = 0; from < K; from += GROUP) {
+      const count = Math.min(GROUP, K - from), numbers = group + PANEL * 4 + Math.ceil(count / SHARED) * PANEL;
+      for (let lane = 0; lane < lanes; lane++) {
+        const scale = panel.getFloat32(group + lane * 4, true);
+        for (let k = 0; k < count; k++) {
+          const step = Math.fround(scale * panel.getInt8(group + PANEL * 4 + Math.floor(k / SHARED) * PANEL + lane)), wanted = w[lane * K + from + k];
+          const number = ((panel.getUint16(numbers + (k >> 3) * PANEL * 4 + lane * 4 + (k & 1) * 2, true) >> (((k >> 1) & 3) * 4)) & 15) - 8;
+          // half a step, or how far a number is beyond the last one; none where there is no step
+          this.#one(wanted, step * number, (step === 0 ? 0 : Math.max(Math.abs(step) * 0.50001, wanted * Math.sign(step) - 7 * Math.abs(step), -wanted * Math.sign(step) - 8 * Math.abs(step)) * 1.000001) + 2 ** -100);
+        }
+      }
+      group = numbers + Math.ceil(count / 8) * PANEL * 4;
     }
   }
 

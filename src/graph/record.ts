@@ -8,6 +8,8 @@ import { activations, type Activation } from "./graph.js";
 export const RECORD_BYTES = 96;
 /** Inputs of a scale in int8 weights and int16 activations. */
 export const GROUP = 128;
+/** Inputs of a share in 4-bit weights. */
+export const SHARED = 32;
 /** Key/value rows of a cache block. */
 export const BLOCK = 64;
 
@@ -20,12 +22,12 @@ export const strideOf = (columns: number): number => (columns % 1024 === 0 ? col
 /** Kernels, each with the code that its record begins with. */
 export const kinds = {
   matmul_f32: 1, matmul_f16: 2, matmul_i8: 3, quantize: 4, layernorm: 5, l2normalize: 6, embed: 7, patches: 8, copy: 9,
-  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14,
+  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15,
 } as const;
 export type Kind = keyof typeof kinds;
 
 /** Formats of packed weights (weights/quant.ts); `rows` is a plain row of f32. */
-export const formats = { f32: 0, f16: 1, i8: 2, rows: 3 } as const;
+export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4 } as const;
 /** Types of a checkpoint's numbers. */
 export const types = { F32: 0, F16: 1, BF16: 2 } as const;
 
@@ -35,7 +37,7 @@ type Layout = Readonly<Record<string, Word>>;
 
 const Matmul = {
   dst: "address", ldd: "i32", x: "address", ldx: "i32", w: "address", bias: "address?", residual: "address?", ldr: "i32",
-  M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?",
+  M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?", scratch: "address?",
 } as const satisfies Layout;
 const Store = {
   x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32", ldd: "i32",
@@ -67,6 +69,7 @@ export const layouts = {
   },
   argmax: { dst: "address", x: "address", N: "i32", banned: "address?", bans: "i32" },
   pack: { dst: "address", format: "u32", src: "address", type: "u32", N: "i32", K: "i32" },
+  matmul_i4: Matmul,
 } as const satisfies Readonly<Record<Kind, Layout>>;
 
 /** The same as lists: records are written for every token. */

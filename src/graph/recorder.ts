@@ -12,7 +12,7 @@ import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_B
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
-  readonly format: "f32" | "f16" | "i8";
+  readonly format: "f32" | "f16" | "i8" | "i4";
   readonly address: number;
   /** f32, 0 for none. */
   readonly bias: number;
@@ -53,7 +53,7 @@ export function storedRows(address: number, rows: number, columns: number): Matr
   return new Rows(undefined, address, rows, columns);
 }
 
-/** int16 rows with their scales: what int8 weights meet. */
+/** int16 rows with their scales: what int8 and 4-bit weights meet. */
 interface Quantized {
   readonly numbers: Place;
   readonly stride: number;
@@ -176,9 +176,10 @@ export class Recorder implements Graph {
       activation: activationCode(options.activation ?? "linear"), ldr: residual?.stride ?? 0,
     };
     const also: Record<string, Place> = residual ? { residual } : {};
-    if (weight.format === "i8") {
+    if (weight.format === "i8" || weight.format === "i4") {
       const q = this.quantized(from);
-      this.record("matmul_i8", { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
+      if (weight.format === "i4" && x.rows > 1) also.scratch = { slot: this.slot(this.threads * Math.ceil(w.inputs / 8) * 128), offset: 0 };
+      this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
     } else {
       this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
     }

@@ -6,7 +6,7 @@
  * tensor begins at a multiple of 64 bytes of its file; what fills up to there is U8 `__padding__/n`. The metadata of each file:
  *
  *   format           "kosmos2-pack"            dtype            "i8", what most matrices are
- *   version          "1"                       group_size       "128", inputs of a scale (i8 alone)
+ *   version          "1"                       group_size       "128", inputs of a scale (i8); "32", inputs of a share (i4)
  *   source_sha256    of the checkpoint: SHA-256 of a line `name dtype shape sha256` for each of its tensors that are here, sorted,
  *                    each ended by a line feed; `shape` is "2048,8192". How it was cut into files doesn't matter
  *   source_revision  its commit on the hub, where that is known
@@ -15,7 +15,7 @@
  * The row of the padding token in the table of embeddings is zero here, as loading makes it.
  */
 import { Kosmos2Error } from "../errors.js";
-import { GROUP } from "../graph/record.js";
+import { GROUP, SHARED } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
 import { PANEL, panelBytes, type Format } from "./quant.js";
@@ -29,7 +29,8 @@ const mostFile = 2 ** 28, roomForHeader = 2 ** 20;
 /** Every tensor of a pack begins at a multiple of so many bytes. */
 const ALIGN = 64;
 
-const dtypes: readonly string[] = ["f32", "f16", "i8"] satisfies Format[];
+const dtypes: readonly string[] = ["f32", "f16", "i8", "i4"] satisfies Format[];
+const groupSizes: Partial<Record<string, string>> = { i8: String(GROUP), i4: String(SHARED) };
 const paddingName = "__padding__/";
 
 /** What a pack's metadata says of a stored tensor. */
@@ -116,7 +117,7 @@ export function packHeader(parts: readonly PlannedPart[], facts: PackFacts, hash
     end += gap + bytes;
   }
   const metadata: Record<string, string> = {
-    format: packName, version: packVersion, dtype: facts.dtype, ...(facts.dtype === "i8" && { group_size: String(GROUP) }),
+    format: packName, version: packVersion, dtype: facts.dtype, ...(groupSizes[facts.dtype] && { group_size: groupSizes[facts.dtype] }),
     source_sha256: facts.sourceSha256, ...(facts.sourceRevision !== undefined && { source_revision: facts.sourceRevision }),
     tensors: JSON.stringify(entries),
   };
@@ -148,7 +149,8 @@ export function packInfo(checkpoint: Checkpoint): PackInfo | undefined {
     for (const key of ["dtype", "source_sha256", "source_revision", "group_size"])
       if (metadata[key] !== facts[key]) throw invalid(`its ${key} is ${metadata[key]}, that of "${first}" is ${facts[key]}: they are of different packs`, metadata[key]);
     if (!dtypes.includes(metadata.dtype)) throw invalid(`its dtype is ${JSON.stringify(metadata.dtype)}; wanted ${dtypes.join(", ")}`, metadata.dtype);
-    if (metadata.dtype === "i8" && metadata.group_size !== String(GROUP)) throw invalid(`its group_size is ${metadata.group_size}; wanted ${GROUP}`, metadata.group_size);
+    const groupSize = groupSizes[metadata.dtype];
+    if (groupSize && metadata.group_size !== groupSize) throw invalid(`its group_size is ${metadata.group_size}; wanted ${groupSize}`, metadata.group_size);
     const said = readEntries(metadata.tensors ?? "");
     if (!said) throw invalid("its list of tensors is not one");
     for (const name of tensors.keys()) {

@@ -8,15 +8,22 @@
  *   f16   [K][8] IEEE halves, rounded to nearest even; 65520 and more become infinite, which the loader refuses
  *   i8    for each GROUP inputs: 8 f32 scales, then ⌈inputs / 2⌉ steps of [8 outputs][2 inputs] int8, −127 … 127;
  *         w = scale · int8. An odd last input has 0 beside it
+ *   i4    for each GROUP inputs: 8 f32 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
+ *         [8 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
+ *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 32767 · 128 < 2³¹
  *
  * Everything is in the byte order of wasm: little-endian.
  */
-import { GROUP } from "../graph/record.js";
+import { GROUP, SHARED } from "../graph/record.js";
 
-export type Format = "f32" | "f16" | "i8";
+/** From the most bytes to the least. */
+export type Format = "f32" | "f16" | "i8" | "i4";
 
 /** Outputs of a panel. */
 export const PANEL = 8;
+
+/** The largest share. */
+const SHARES = 63;
 
 /** Below this a group counts as zeros: 127 / largest would not be finite. */
 const NOTHING = 2 ** -100;
@@ -26,10 +33,13 @@ export function panelBytes(format: Format, K: number): number {
   if (format === "f32") return K * PANEL * 4;
   if (format === "f16") return K * PANEL * 2;
   const last = K % GROUP;
-  return Math.floor(K / GROUP) * groupBytes(GROUP) + (last === 0 ? 0 : groupBytes(last));
+  return Math.floor(K / GROUP) * groupBytes(format, GROUP) + (last === 0 ? 0 : groupBytes(format, last));
 }
 
-const groupBytes = (inputs: number) => PANEL * 4 + Math.ceil(inputs / 2) * PANEL * 2;
+function groupBytes(format: "i8" | "i4", inputs: number): number {
+  if (format === "i8") return PANEL * 4 + Math.ceil(inputs / 2) * PANEL * 2;
+  return PANEL * 4 + Math.ceil(inputs / SHARED) * PANEL + Math.ceil(inputs / 8) * PANEL * 4;
+}
 
 /** Bytes of a packed weight [N, K]. */
 export function packedBytes(format: Format, N: number, K: number): number {
@@ -41,6 +51,7 @@ export function pack(format: Format, w: Float32Array, N: number, K: number): Uin
   const bytes = new Uint8Array(packedBytes(format, N, K));
   const view = new DataView(bytes.buffer);
   if (format === "i8") packI8(view, w, N, K);
+  else if (format === "i4") packI4(view, w, N, K);
   else {
     each(N, K, (n, k, place) => {
       if (format === "f32") view.setFloat32(place * 4, w[n * K + k], true);
@@ -55,9 +66,17 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
   const w = new Float32Array(N * K);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (format === "i8") {
-    groups(N, K, (n, from, to, scaleAt, at) => {
-      const scale = view.getFloat32(scaleAt, true);
-      for (let k = from; k < to; k++) w[n * K + k] = scale * view.getInt8(at(k));
+    groups("i8", N, K, (n, from, to, group, lane) => {
+      const scale = view.getFloat32(group + lane * 4, true);
+      for (let k = from; k < to; k++) w[n * K + k] = scale * view.getInt8(group + placeI8(k - from, lane));
+    });
+  } else if (format === "i4") {
+    groups("i4", N, K, (n, from, to, group, lane) => {
+      const scale = view.getFloat32(group + lane * 4, true);
+      for (let k = from; k < to; k++) {
+        const { share, bits, shift } = placeI4(k - from, to - from, lane);
+        w[n * K + k] = Math.fround(scale * view.getInt8(group + share)) * (((view.getUint16(group + bits, true) >> shift) & 15) - 8);
+      }
     });
   } else {
     each(N, K, (n, k, place) => {
@@ -76,13 +95,20 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
 export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: number): void {
   const clear = (at: number, bytes: number) => panel.fill(0, at, at + bytes);
   const size = format === "f32" ? 4 : 2;
-  if (format !== "i8") for (let k = 0; k < K; k++) clear((k * PANEL + lane) * size, size);
+  if (format === "f32" || format === "f16") for (let k = 0; k < K; k++) clear((k * PANEL + lane) * size, size);
   else
-    for (let from = 0; from < K; from += GROUP) {
-      const group = (from / GROUP) * groupBytes(GROUP), steps = Math.ceil(Math.min(GROUP, K - from) / 2);
+    groups(format, PANEL, K, (n, from, to, group) => {
+      if (n !== lane) return;
+      const inputs = to - from;
       clear(group + lane * 4, 4);
-      for (let step = 0; step < steps; step++) clear(group + PANEL * 4 + (step * PANEL + lane) * 2, 2);
-    }
+      if (format === "i8") for (let k = 0; k < inputs; k += 2) clear(group + placeI8(k, lane), 2);
+      else
+        for (let k = 0; k < inputs; k += 2) {
+          const { share, bits } = placeI4(k, inputs, lane);
+          clear(group + share, 1);
+          clear(group + bits, 4);
+        }
+    });
 }
 
 /** Calls `use` with every element and its place among the numbers of an f32 or f16 packing. */
@@ -93,24 +119,77 @@ function each(N: number, K: number, use: (n: number, k: number, place: number) =
   }
 }
 
-/** Calls `use` with every group of an i8 packing: the inputs from … to − 1 of output n, and where their scale and each of them lies. */
-function groups(N: number, K: number, use: (n: number, from: number, to: number, scaleAt: number, at: (k: number) => number) => void): void {
+/** Calls `use` with every group of an i8 or i4 packing: the inputs from … to − 1 of output n, which is a lane of its panel, and where the group begins. */
+function groups(format: "i8" | "i4", N: number, K: number, use: (n: number, from: number, to: number, group: number, lane: number) => void): void {
   for (let n = 0; n < N; n++) {
-    const panel = Math.floor(n / PANEL) * panelBytes("i8", K), lane = n % PANEL;
-    for (let from = 0; from < K; from += GROUP) {
-      const group = panel + (from / GROUP) * groupBytes(GROUP);
-      const at = (k: number) => group + PANEL * 4 + ((k - from) >> 1) * PANEL * 2 + lane * 2 + ((k - from) & 1);
-      use(n, from, Math.min(from + GROUP, K), group + lane * 4, at);
-    }
+    const panel = Math.floor(n / PANEL) * panelBytes(format, K);
+    for (let from = 0; from < K; from += GROUP) use(n, from, Math.min(from + GROUP, K), panel + (from / GROUP) * groupBytes(format, GROUP), n % PANEL);
   }
 }
 
+/** Where in an i8 group its input i lies. */
+const placeI8 = (i: number, lane: number): number => PANEL * 4 + (i >> 1) * PANEL * 2 + lane * 2 + (i & 1);
+
+/** Where in an i4 group of so many inputs the share of input i lies, and the u16 that has its number `shift` bits up. */
+function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
+  const share = PANEL * 4 + Math.floor(i / SHARED) * PANEL + lane;
+  const bits = PANEL * 4 + Math.ceil(inputs / SHARED) * PANEL + (i >> 3) * PANEL * 4 + lane * 4 + (i & 1) * 2;
+  return { share, bits, shift: ((i >> 1) & 3) * 4 };
+}
+
 function packI8(view: DataView, w: Float32Array, N: number, K: number): void {
-  groups(N, K, (n, from, to, scaleAt, at) => {
+  groups("i8", N, K, (n, from, to, group, lane) => {
     const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), 127);
-    view.setFloat32(scaleAt, scale, true);
-    for (let k = from; k < to; k++) view.setInt8(at(k), roundEven(Math.fround(w[n * K + k] * inverse)));
+    view.setFloat32(group + lane * 4, scale, true);
+    for (let k = from; k < to; k++) view.setInt8(group + placeI8(k - from, lane), roundEven(Math.fround(w[n * K + k] * inverse)));
   });
+}
+
+function packI4(view: DataView, w: Float32Array, N: number, K: number): void {
+  groups("i4", N, K, (n, from, to, group, lane) => {
+    const { scale } = scaleOf(w.subarray(n * K + from, n * K + to), 7.5 * SHARES);
+    view.setFloat32(group + lane * 4, scale, true);
+    for (let first = from; first < to; first += SHARED) {
+      const some = w.subarray(n * K + first, n * K + Math.min(first + SHARED, to));
+      const share = bestShare(some, scale), numbers = nearestI4(some, Math.fround(scale * share)).numbers;
+      for (let i = 0; i < Math.ceil(some.length / 8) * 8; i++) {
+        const place = placeI4(first - from + i, to - from, lane);
+        view.setInt8(group + place.share, share);
+        view.setUint16(group + place.bits, view.getUint16(group + place.bits, true) | (((share === 0 ? -8 : (numbers[i] ?? 0)) + 8) << place.shift), true);
+      }
+    }
+  });
+}
+
+/**
+ * The share with which some weights lose the least: the first of the smallest sums of squared errors. A share below 0 gives the wider side
+ * of −8 … 7 to numbers above 0. Tried are those that make the largest weight 8 / 1.15 … 8 / 0.75.
+ */
+function bestShare(w: Float32Array, scale: number): number {
+  if (scale === 0) return 0;
+  let largest = 0, least = Infinity, best = 0;
+  for (const value of w) largest = Math.max(largest, Math.abs(value));
+  const eighth = Math.fround(largest / Math.fround(8 * scale));
+  const last = Math.min(SHARES, Math.ceil(Math.fround(eighth * Math.fround(1.15))));
+  for (let share = Math.max(1, Math.floor(Math.fround(eighth * 0.75))); share <= last; share++) {
+    for (const signed of [share, -share]) {
+      const { error } = nearestI4(w, Math.fround(scale * signed));
+      if (error < least) [least, best] = [error, signed];
+    }
+  }
+  return best;
+}
+
+/** The numbers of −8 … 7 that are nearest to w / step, and the sum of their squared errors: four sums side by side, then lanes pairwise. */
+function nearestI4(w: Float32Array, step: number): { numbers: number[]; error: number } {
+  const inverse = Math.fround(1 / step), sums = new Float32Array(4), numbers: number[] = [];
+  w.forEach((value, i) => {
+    const number = Math.min(7, Math.max(-8, roundEven(Math.fround(value * inverse))));
+    const off = Math.fround(value - Math.fround(number * step));
+    numbers.push(number);
+    sums[i & 3] += Math.fround(off * off);
+  });
+  return { numbers, error: Math.fround(Math.fround(sums[0] + sums[2]) + Math.fround(sums[1] + sums[3])) };
 }
 
 /** The scale that makes the largest of some numbers ±limit, and what to multiply them by; each rounded to f32. */

@@ -27,16 +27,16 @@ function multiply({ engine, format, M, K, N, x, w, bias, residual, activation = 
     M, K, N, ldd: N, ldr: N, activation: activationCode(activation), w: m.put(pack(format, w, N, K)),
     ...(bias && { bias: m.put(bias) }), ...(residual && { residual: m.put(residual) }), dst: m.alloc(M * N * 4),
   };
-  if (format === "i8") {
-    const ldx = Math.ceil(K / 8) * 8, { rows, scales } = quantize(x, M, K, ldx);
-    m.run("matmul_i8", { ...shape, x: m.put(rows), ldx, scales: m.put(scales) }, n);
+  if (format === "i8" || format === "i4") {
+    const ldx = Math.ceil(K / 8) * 8, { rows, scales } = quantize(x, M, K, ldx), scratch = format === "i4" && M > 1 ? m.alloc(n * ldx * 16) : 0;
+    m.run(`matmul_${format}`, { ...shape, x: m.put(rows), ldx, scales: m.put(scales), scratch }, n);
   } else m.run(`matmul_${format}`, { ...shape, x: m.put(x), ldx: K }, n);
   return m.floats(shape.dst, M * N);
 }
 
 /** The product by the reference, of what the packed numbers are worth. */
 function wanted({ format, M, K, N, x, w, bias, residual, activation = "linear" }: Case): Float32Array {
-  if (format === "i8") {
+  if (format === "i8" || format === "i4") {
     const { rows, scales } = quantize(x, M, K, K), groups = Math.ceil(K / 128);
     x = Float32Array.from(rows, (value, i) => value * scales[Math.floor(i / K) * groups + ((i % K) >> 7)]);
   }
@@ -46,7 +46,7 @@ function wanted({ format, M, K, N, x, w, bias, residual, activation = "linear" }
 }
 
 const sizes = [[1, 1, 1], [2, 3, 9], [5, 37, 37], [7, 192, 99], [9, 131, 40], [4, 300, 64], [1, 257, 75]] as const;
-const formats = ["f32", "f16", "i8"] as const;
+const formats = ["f32", "f16", "i8", "i4"] as const;
 
 for (const engine of engines) for (const format of formats) for (const [M, K, N] of sizes) {
   const x = random(M * K, 1, 3), w = random(N * K, 2), bias = random(N, 3), residual = random(M * N, 4);
@@ -84,15 +84,27 @@ test("a row of more rows than one pass goes through has the bits it has alone", 
   }
 });
 
-test("matmul_i8 gives the same bits in plain and relaxed builds", { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
+for (const format of ["i8", "i4"] as const) test(`matmul_${format} gives the same bits in plain and relaxed builds`, { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
   const M = 6, K = 389, N = 45;
-  const all = { format: "i8" as const, M, K, N, x: random(M * K, 7), w: random(N * K, 8), bias: random(N, 9), activation: "gelu" as const };
+  const all = { format, M, K, N, x: random(M * K, 7), w: random(N * K, 8), bias: random(N, 9), activation: "gelu" as const };
   assertSameBits(multiply({ ...all, engine: "relaxed" }), multiply({ ...all, engine: "plain" }), "relaxed");
 });
 
-test("matmul_i8 does not overflow when all numbers of a group are as large as can be", () => {
-  const K = 256, x = new Float32Array(K).fill(-5), w = new Float32Array(K).fill(3);
-  assertClose(multiply({ engine: "plain", format: "i8", M: 1, K, N: 1, x, w }), [-15 * K], 15 * K * 8 * EPS, 1, "product");
+test("matmul_i8 and matmul_i4 do not overflow when all numbers of a group are as large as can be", () => {
+  const K = 256, w = new Float32Array(K).fill(3);
+  for (const format of ["i8", "i4"] as const) for (const M of [1, 3]) for (const sign of [1, -1]) {
+    const x = new Float32Array(M * K).fill(5 * sign), one = { engine: "plain" as const, format, M, K, N: 1, x, w };
+    assertClose(multiply(one), wanted(one), 15 * K * 8 * EPS, 1, `product in ${format}`);
+  }
+  // 8 · 63 in every place: no packing makes it, but a file may hold it
+  const m = machine("plain"), group = new Uint8Array(576);
+  new Float32Array(group.buffer, 0, 8).fill(1);
+  for (const share of [63, -63]) for (const M of [1, 2]) {
+    new Int8Array(group.buffer, 32, 32).fill(share);
+    const x = m.put(new Int16Array(M * 128).fill(-32767)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(M).fill(1));
+    m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(2048) });
+    assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 32767 * 128)));
+  }
 });
 
 test("matmul_f16 takes every finite half, subnormal ones too, at its exact worth", () => {

@@ -103,7 +103,7 @@ test("patches cuts pixels into squares by channel, row and column, and leaves wh
   }
 });
 
-for (const format of ["f32", "f16", "i8"] as const) for (const D of [5, 37, 192, 300]) {
+for (const format of ["f32", "f16", "i8", "i4"] as const) for (const D of [5, 37, 192, 300]) {
   test(`embed takes rows of a packed ${format} table and of images at width ${D}`, () => {
     const vocab = 21, table = random(vocab * D, 1), images = random(3 * D, 2), scale = Math.fround(Math.sqrt(D));
     const ids = [0, 20, -1, 8, -3, 7], positions = [2, 3, 4, 1, 600, 5], M = ids.length;
@@ -118,7 +118,7 @@ for (const format of ["f32", "f16", "i8"] as const) for (const D of [5, 37, 192,
     });
     const worth = unpack(format, pack(format, table, vocab, D), vocab, D);
     const wanted = valuesOf(reference.embed({ ids, positions }, linear(vocab, D, worth), { scale, images: matrix(3, D, images) })).data;
-    assertClose(found, wanted, EPS * 4 * scale, D, "embed"); // the product, the sum, and in i8 the row itself
+    assertClose(found, wanted, EPS * 4 * scale, D, "embed"); // the product, the sum, and in i8 and i4 the row itself
   });
 }
 
@@ -139,7 +139,7 @@ test("argmax finds the best and second without the banned ids, takes the lowest 
   assert.deepEqual(run(Array.from({ length: 1200 }, (_, id) => id)), [1200, 5, -Infinity]);
 });
 
-for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32", "f16", "i8", "rows"] as const) {
+for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32", "f16", "i8", "i4", "rows"] as const) {
   test(`pack makes of ${type} numbers the bits of quant.ts in ${format}, also part by part and from odd addresses`, () => {
     for (const [N, K] of [[1, 1], [8, 128], [19, 131], [24, 37], [9, 262]] as const) {
       const values = random(N * K, N, type === "F16" ? 1 : 3);

@@ -10,7 +10,7 @@ import { Checkpoint } from "#src/weights/checkpoint.js";
 import { loadWeights, packedWeightBytes, type WeightsOptions } from "#src/weights/load.js";
 import { fromBF16, fromF16, pack, packedBytes, type Format } from "#src/weights/quant.js";
 import { openModel, type ModelSource } from "#src/weights/source.js";
-import { modelTensors } from "#src/weights/tensors.js";
+import { formatOf, modelTensors } from "#src/weights/tensors.js";
 import { goldens, noGoldens } from "../support.js";
 import { PackingDevice } from "./device.js";
 import { stored, tinyConfig, tinyFolder, tinyTensors } from "./support.js";
@@ -28,7 +28,8 @@ function worth(bytes: Uint8Array, dtype: string): Float32Array {
 async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: Format, device: Backend, options?: WeightsOptions): Promise<void> {
   const checkpoint = await open(source);
   const weights = await loadWeights(checkpoint, config, dtype, device, options);
-  for (const { name, role, shape } of modelTensors(config)) {
+  for (const spec of modelTensors(config)) {
+    const { name, role, shape } = spec;
     const place = checkpoint.tensors.get(name) ?? checkpoint.tensors.get("text_model.model.embed_tokens.weight")!;
     const file = new Uint8Array(place.end - place.start);
     await checkpoint.read(place.file, file, place.start);
@@ -41,8 +42,8 @@ async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: For
       assert.deepEqual(await device.read(address, values.length * 4), new Uint8Array(values.buffer), name);
     } else {
       const { address, format, outputs, inputs, bias } = weights.matrix(name.replace(/\.weight$/, ""));
-      assert.deepEqual([format, outputs, inputs], [dtype, N, K], name);
-      assert.deepEqual(await device.read(address, packedBytes(dtype, N, K)), pack(dtype, values, N, K), name);
+      assert.deepEqual([format, outputs, inputs], [formatOf(spec, dtype), N, K], name);
+      assert.deepEqual(await device.read(address, packedBytes(format, N, K)), pack(format, values, N, K), name);
       const biasName = name.replace(/weight$/, "bias");
       assert.equal(bias, checkpoint.tensors.has(biasName) ? weights.rows(biasName).address : 0);
     }
@@ -54,7 +55,7 @@ async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: For
   await checkpoint.close();
 }
 
-for (const dtype of ["f32", "f16", "i8"] as const) {
+for (const dtype of ["f32", "f16", "i8", "i4"] as const) {
   test(`loadWeights packs every tensor as ${dtype}, whatever its type, the chunks' size, the shards and the memory`, async () => {
     for (const type of ["F32", "F16", "BF16"] as const)
       for (const [chunkBytes, shards, shared] of [[1, 1, true], [1000, 3, true], [2 ** 20, 1, false], [333, 1, false]] as const)
@@ -74,7 +75,7 @@ for (const options of [{ threads: 2 }, { shared: false }, { worker: false }])
     const backend = await createWasmBackend(options);
     try {
       for (const type of ["F32", "F16", "BF16"] as const)
-        for (const dtype of ["f32", "f16", "i8"] as const)
+        for (const dtype of ["f32", "f16", "i8", "i4"] as const)
           await loadsRight(tinyFolder(tinyTensors(tinyConfig, type), 2), tinyConfig, dtype, backend, { chunkBytes: 1000 });
     } finally {
       await backend.dispose();

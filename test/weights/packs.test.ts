@@ -10,7 +10,7 @@ import { loadWeights, loadedDtype, packMemoryBytes } from "#src/weights/load.js"
 import { findPacked, packInfo, planPack } from "#src/weights/packs.js";
 import { parseHeader, writeSafetensors, type Dtype } from "#src/weights/safetensors.js";
 import { openModel } from "#src/weights/source.js";
-import { modelTensors } from "#src/weights/tensors.js";
+import { formatOf, modelTensors, shapeOf } from "#src/weights/tensors.js";
 import { fixtures } from "../support.js";
 import { PackingDevice } from "./device.js";
 
@@ -83,7 +83,7 @@ test("loadWeights refuses packs that can't be right, by what they say and by the
   const one = (change: (file: Files[string]) => void) => (files: Files) => change(files[single]);
   const tensor = (name: string, change: (tensor: Stored) => void) => one(({ tensors }) => change(tensors.find((stored) => stored.name === name)!));
   await refused(one(({ metadata }) => { metadata.version = "2"; }), "pack-version", /it is a pack of version "2"; wanted 1: pack the checkpoint again/);
-  await refused(one(({ metadata }) => { metadata.dtype = "i3"; }), "pack-invalid", /its dtype is "i3"; wanted f32, f16, i8/);
+  await refused(one(({ metadata }) => { metadata.dtype = "i3"; }), "pack-invalid", /its dtype is "i3"; wanted f32, f16, i8, i4/);
   await refused(one(({ metadata }) => { metadata.group_size = "32"; }), "pack-invalid", /its group_size is 32; wanted 128/);
   await refused(one(({ entries }) => { delete entries[fc1]; }), "pack-invalid", /"text_model.model.layers.0.ffn.fc1.weight" is not in its list/);
   for (const entry of [null, 1, {}, { format: "i8" }, { format: "i8", shape: [] }, { format: "i8", shape: [1.5, 2] }, { format: "x", shape: [1] }, { format: "i8", shape: [44, 32], of: "x" }])
@@ -150,13 +150,24 @@ test("reading a pack that is stopped or fails leaves nothing behind", async () =
 
 test("planPack keeps files of the released model below 256 MiB", () => {
   const config = new Kosmos2Config(), specs = modelTensors(config).slice(0, -1);
-  for (const [dtype, most] of [["i8", 1.8e9], ["f16", 3.4e9], ["f32", 6.8e9]] as const) {
+  for (const [dtype, most] of [["i8", 1.8e9], ["f16", 3.4e9], ["f32", 6.8e9], ["i4", 1.1e9]] as const) {
     const plan = planPack(specs, dtype), sizes = plan.map((parts) => parts.reduce((sum, { bytes }) => sum + Math.ceil(bytes / 64) * 64, 0));
     assert.ok(sizes.every((size) => size <= 2 ** 28 - 2 ** 20), `${sizes}`);
     const total = sizes.reduce((a, b) => a + b);
     assert.ok(total < most && total > most * 0.9, `${dtype}: ${total} bytes in ${plan.length} files`);
     assert.ok(plan.length <= Math.ceil(total / (0.7 * 2 ** 28)), `${plan.length} files`);
   }
+});
+
+test("at least 85 % of the released model's matrices are 4-bit numbers in i4", () => {
+  let all = 0, four = 0;
+  for (const spec of modelTensors(new Kosmos2Config()).slice(0, -1).filter(({ role }) => role === "matrix")) {
+    const { N, K } = shapeOf(spec), format = formatOf(spec, "i4");
+    assert.ok(format === "i4" || format === "i8");
+    all += N * K;
+    if (format === "i4") four += N * K;
+  }
+  assert.ok(four >= 0.85 * all, `${four / all}`);
 });
 
 test("findPacked serves a tied pair by one table", async () => {

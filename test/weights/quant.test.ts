@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fromBF16, fromF16, pack, packedBytes, panelBytes, quantize, toF16, unpack } from "#src/weights/quant.js";
+import { clearOutput, fromBF16, fromF16, pack, packedBytes, panelBytes, quantize, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 
 test("toF16 gives every half back, and halfway numbers go to the even neighbour", () => {
@@ -17,7 +17,8 @@ test("toF16 gives every half back, and halfway numbers go to the even neighbour"
 
 test("fromBF16 is the upper half of an f32", () => assert.deepEqual([0x3f80, 0xc000, 0].map(fromBF16), [1, -2, 0]));
 
-test("panelBytes and packedBytes count padded outputs, and in i8 the scales and odd last inputs", () => {
+test("panelBytes and packedBytes count padded outputs, in i8 and i4 the scales and shares, and a last step's inputs that are not there", () => {
+  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [576, 576 + 32 + 8 + 32, 2 * 576 + 32 + 16 + 5 * 32]);
   assert.deepEqual([panelBytes("f32", 37), panelBytes("f16", 37), panelBytes("i8", 128), panelBytes("i8", 131)],
     [37 * 32, 37 * 16, 32 + 64 * 16, 32 + 64 * 16 + 32 + 2 * 16]);
   assert.equal(packedBytes("i8", 9, 5), 2 * (32 + 3 * 16));
@@ -40,6 +41,40 @@ test("pack in i8 makes a group's largest number ±127, and zeros of a group of z
   const bytes = new Int8Array(pack("i8", w, 1, 256).buffer);
   assert.equal(bytes[32], -127);
   assert.ok(bytes.subarray(32 + 64 * 16).every((byte) => byte === 0));
+});
+
+test("pack in i4 errs by half a step or what is past −8 … 7, less than with any one step tried alone, and keeps zeros", () => {
+  for (const [N, K] of [[1, 1], [3, 37], [8, 32], [9, 293]] as const) {
+    const w = random(N * K, K), found = unpack("i4", pack("i4", w, N, K), N, K);
+    let plain = 0, ours = 0;
+    for (let n = 0; n < N; n++) for (let from = 0; from < K; from += 32) {
+      const some = w.subarray(n * K + from, n * K + Math.min(K, from + 32)), step = some.reduce((top, x) => Math.max(top, Math.abs(x)), 0) / 7;
+      some.forEach((x, i) => {
+        plain += (x - step * Math.round(x / step)) ** 2;
+        ours += (x - found[n * K + from + i]) ** 2;
+      });
+    }
+    assert.ok(ours < plain || ours < 1e-5, `${N}×${K}: ${ours}, with the plain step ${plain}`);
+  }
+  const w = Float32Array.from({ length: 160 }, (_, k) => (k < 64 ? 0 : k < 128 ? k - 96 : 0)), found = unpack("i4", pack("i4", w, 1, 160), 1, 160);
+  assert.ok(found.every((x, k) => (k >= 64 && k < 128) || x === 0));
+  assert.ok(found.every((x, k) => Math.abs(x - w[k]) < 32 / 7.5));
+  assert.ok(pack("i4", new Float32Array(160), 1, 160).every((byte) => byte === 0));
+});
+
+test("a share is signed: a lone large number of either sign is as wide as 8 steps", () => {
+  for (const sign of [1, -1]) {
+    const w = Float32Array.from({ length: 32 }, (_, k) => (k === 5 ? 8 * sign : ((k % 7) - 3) * sign * -1));
+    unpack("i4", pack("i4", w, 1, 32), 1, 32).forEach((x, k) => assert.ok(Math.abs(x - w[k]) < 0.07, `${x}, wanted ${w[k]}`));
+  }
+});
+
+for (const format of ["f32", "f16", "i8", "i4"] as const) test(`clearOutput makes one output of a panel of ${format} zero and leaves the others`, () => {
+  for (const K of [1, 5, 37, 128, 165]) for (const lane of [0, 3, 7]) {
+    const w = random(8 * K, K), panel = pack(format, w, 8, K), before = unpack(format, panel, 8, K);
+    clearOutput(format, panel, K, lane);
+    assert.deepEqual(unpack(format, panel, 8, K).map((x) => x + 0), before.map((x, i) => (Math.floor(i / K) === lane ? 0 : x + 0)));
+  }
 });
 
 test("quantize keeps 15 bits of a group's largest number and zeroes the padding", () => {

@@ -1,8 +1,9 @@
 /**
  * Pictures and what a trained model says about them (the goldens' emoji part) against this engine.
  *
- * In f32 every id must be equal. Quantised: the text without its boxes equal in 97 % of the cases, boxes at a mean IoU of 0.98 with the reference's
- * (a missing one counts 0), and, fed with the reference's answer, the same choice wherever the reference preferred it by more than 0.05.
+ * In f32 every id must be equal. Quantised: the text without its boxes equal in 97 % of the cases (i4: 95 %), boxes at a mean IoU of 0.98 (0.95) with
+ * the reference's (a missing one counts 0), and, fed with the reference's answer, the same choice wherever the reference preferred it by more than 0.05
+ * (i4: MARGIN4).
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -39,7 +40,8 @@ interface Cases {
   cases: Case[];
 }
 
-export const SAME_TEXT = 0.97, MEAN_IOU = 0.98, CLEAR_MARGIN = 0.05;
+/** What quantised weights must reach. */
+const limits = { eight: { sameText: 0.97, meanIou: 0.98, margin: 0.05 }, four: { sameText: 0.95, meanIou: 0.95, margin: 1 } };
 
 /** The name of the model that a folder's cases are about. */
 export function captionModel(folder: string): string {
@@ -48,6 +50,7 @@ export function captionModel(folder: string): string {
 
 export async function verifyCaptions(folder: string, name: string, dtype: string, wanted: Wanted, load: () => Promise<Captioner>, signal?: AbortSignal): Promise<Check[]> {
   const { settings, cases }: Cases = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8"));
+  const { sameText, meanIou, margin } = dtype === "i4" || dtype === "q4" ? limits.four : limits.eight;
   const path = (part: string) => `${name}/${dtype}/${part}`;
   const parts = ["prompt_ids", ...(dtype === "f32" ? ["ids", "text"] : ["text", "boxes"]), "choices"].filter((part) => wanted(path(part)));
   if (!parts.length) return [];
@@ -82,8 +85,8 @@ export async function verifyCaptions(folder: string, name: string, dtype: string
     }
     if (checks.has("choices")) {
       const chosen = await captioner.choices(image, one.prompt, one.new_ids, signal);
-      const clear = one.new_ids.filter((_, i) => one.margins[i] > CLEAR_MARGIN).length;
-      const wrong = one.new_ids.findIndex((id, i) => chosen[i] !== id && one.margins[i] > CLEAR_MARGIN);
+      const clear = one.new_ids.filter((_, i) => one.margins[i] > margin).length;
+      const wrong = one.new_ids.findIndex((id, i) => chosen[i] !== id && one.margins[i] > margin);
       note("choices", wrong < 0 ? undefined : `${where}: choice ${wrong} is ${chosen[wrong]}, wanted ${one.new_ids[wrong]} (margin ${one.margins[wrong]})`, clear);
     }
   }
@@ -91,14 +94,14 @@ export async function verifyCaptions(folder: string, name: string, dtype: string
   if (dtype !== "f32") {
     const text = checks.get("text");
     if (text) { // a share of equal texts, as a difference from all of them
-      const worst = text.failed / text.cases, limit = 1 - SAME_TEXT;
+      const worst = text.failed / text.cases, limit = 1 - sameText;
       Object.assign(text, { worst, limit, failed: worst <= limit + 1e-12 ? 0 : text.failed });
     }
     const boxes = checks.get("boxes");
     if (boxes) {
-      const worst = overlaps.length ? 1 - overlaps.reduce((sum, x) => sum + x, 0) / overlaps.length : 0, limit = 1 - MEAN_IOU;
+      const worst = overlaps.length ? 1 - overlaps.reduce((sum, x) => sum + x, 0) / overlaps.length : 0, limit = 1 - meanIou;
       Object.assign(boxes, { cases: overlaps.length, worst, limit });
-      if (worst > limit + 1e-12) boxes.failed = overlaps.filter((x) => x < MEAN_IOU).length, boxes.messages.push(`mean IoU ${(1 - worst).toFixed(4)}, wanted ${MEAN_IOU}`);
+      if (worst > limit + 1e-12) boxes.failed = overlaps.filter((x) => x < meanIou).length, boxes.messages.push(`mean IoU ${(1 - worst).toFixed(4)}, wanted ${meanIou}`);
     }
   }
   return [...checks.values()];

@@ -1,0 +1,166 @@
+/**
+ * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 4 bits, x in int16 (quantize), each with a scale per GROUP inputs, w with
+ * an int8 share of it per SHARED inputs. Threads share panels.
+ *
+ * A panel of 8 outputs: for each group 8 f32 scales, 8 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [8 outputs][2] u16 of four
+ * numbers + 8. What is in a u16 is multiplied where it stands. One row, one step, half of the outputs:
+ *
+ *                      n0    n1    n2    n3
+ *                   ┌─────┬─────┬─────┬─────┐
+ *      w:           │ 6420│ 7531│     │     │   16 bytes: the input of each 4 bits
+ *     x[0:2] ─► & 000f      a0                  1 splat of a pair each; dot_i16x8 of unsigned numbers
+ *     x[2:4] ─► & 00f0      a1                  16 times too large
+ *     x[4:6] ─► & 0f00      a2                  256 times
+ *     x[6:8] ─► >> 12       a0
+ *                   └─────┴─────┴─────┴─────┘
+ *
+ * After SHARED inputs a0 + a1 / 16 + a2 / 256 − 8 Σx, exact (15 · 256 · 32767 · 8 < 2³¹), is multiplied by the share and added to the
+ * group's sum. For more rows a panel is widened to share · number in int16 once, into this thread's scratch, and met by tiles of 4 rows as in
+ * matmul_i8. Either way a group's sum is the same integer: 63 · 8 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
+ * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
+ */
+import { finish, keep } from "./epilogue";
+import { rowsOfPass } from "./matmul_f32";
+import { scaled } from "./matmul_i8";
+import { I4_GROUP, panelBytes, shareBytes } from "./pack";
+import { Format, GROUP, Matmul, SHARED } from "./record";
+import { share } from "./share";
+
+export function matmul_i4(op: Matmul, t: i32, n: i32): void {
+  const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i4, op.K);
+  const from = share(panels, t, n), to = share(panels, t + 1, n);
+  if (op.M == 1) {
+    for (let p = from; p < to; p++) row(op, p << 3, op.w + <usize>p * bytes);
+    return;
+  }
+  const rows = rowsOfPass(op.K << 1), wide = op.scratch + <usize>t * (<usize>((op.K + 7) >> 3) << 7);
+  for (let m0 = 0; m0 < op.M; m0 += rows) {
+    const m1 = min(m0 + rows, op.M);
+    for (let p = from; p < to; p++) {
+      const j = p << 3, w = op.w + <usize>p * bytes;
+      widen(w, op.K, wide);
+      let m = m0;
+      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, wide, 4);
+      if (m + 3 == m1) tile(op, m, j, w, wide, 3);
+      else if (m + 2 == m1) tile(op, m, j, w, wide, 2);
+      else if (m < m1) tile(op, m, j, w, wide, 1);
+    }
+  }
+}
+
+/** One row by 8 outputs. */
+function row(op: Matmul, j: i32, w: usize): void {
+  const low = i16x8.splat(0x000f), middle = i16x8.splat(0x00f0), high = i16x8.splat(0x0f00), ones = i16x8.splat(1);
+  let x = op.x, xScale = op.scales;
+  let A = f32x4.splat(0), B = A;
+  for (let left = op.K; left > 0; left -= GROUP) {
+    const scales = w, inputs = min(left, GROUP);
+    let shares = w + 32, a = i32x4.splat(0), b = a;
+    w = shares + shareBytes(inputs);
+    for (const end = x + (<usize>inputs << 1); x < end; ) {
+      let a0 = i32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0, all = a0;
+      const stop = min(x + (SHARED << 1), end);
+      do {
+        const va = v128.load(w), vb = v128.load(w, 16);
+        let p = v128.load32_splat(x);
+        a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p, v128.and(va, low)));
+        b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p, v128.and(vb, low)));
+        p = v128.load32_splat(x, 4);
+        a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p, v128.and(va, middle)));
+        b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p, v128.and(vb, middle)));
+        p = v128.load32_splat(x, 8);
+        a2 = i32x4.add(a2, i32x4.dot_i16x8_s(p, v128.and(va, high)));
+        b2 = i32x4.add(b2, i32x4.dot_i16x8_s(p, v128.and(vb, high)));
+        p = v128.load32_splat(x, 12);
+        a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p, i16x8.shr_u(va, 12)));
+        b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p, i16x8.shr_u(vb, 12)));
+        all = i32x4.add(all, i32x4.dot_i16x8_s(v128.load(x), ones));
+        x += 16; w += 32;
+      } while (x < stop);
+      all = i32x4.add(all, v128.shuffle<i32>(all, all, 2, 3, 0, 1));
+      all = i32x4.shl(i32x4.add(all, v128.shuffle<i32>(all, all, 1, 0, 3, 2)), 3);
+      const s = v128.load8x8_s(shares);
+      shares += 8;
+      a0 = i32x4.add(i32x4.sub(a0, all), i32x4.shr_s(i32x4.add(a1, i32x4.shr_s(a2, 4)), 4));
+      b0 = i32x4.add(i32x4.sub(b0, all), i32x4.shr_s(i32x4.add(b1, i32x4.shr_s(b2, 4)), 4));
+      a = i32x4.add(a, i32x4.mul(a0, i32x4.extend_low_i16x8_s(s)));
+      b = i32x4.add(b, i32x4.mul(b0, i32x4.extend_high_i16x8_s(s)));
+    }
+    A = scaled(A, a, v128.load(scales), xScale);
+    B = scaled(B, b, v128.load(scales, 16), xScale);
+    xScale += 4;
+  }
+  keep(op.dst + (<usize>j << 2), A, B, op.N - j);
+  finish(op, 0, 1, j, 1);
+}
+
+/** A panel as share · number in int16: [⌈K / 8⌉ · 4][8 outputs][2 inputs]. */
+function widen(w: usize, K: i32, wide: usize): void {
+  for (let left = K; left > 0; left -= GROUP) {
+    const inputs = min(left, GROUP);
+    let shares = w + 32;
+    w = shares + shareBytes(inputs);
+    for (let k = 0; k < inputs; k += SHARED, shares += 8) {
+      const s = v128.load8x8_s(shares);
+      const sa = i8x16.shuffle(s, s, 0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7), sb = i8x16.shuffle(s, s, 8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 15, 14, 15);
+      for (let end = min(k + SHARED, inputs), i = k; i < end; i += 8, w += 32, wide += 128) {
+        widenHalf(v128.load(w), sa, wide);
+        widenHalf(v128.load(w, 16), sb, wide + 16);
+      }
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline function widenHalf(v: v128, s: v128, wide: usize): void {
+  const low = i16x8.splat(15), eight = i16x8.splat(8);
+  v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(v, low), eight)));
+  v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 4), low), eight)), 32);
+  v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 8), low), eight)), 64);
+  v128.store(wide, i16x8.mul(s, i16x8.sub(i16x8.shr_u(v, 12), eight)), 96);
+}
+
+/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs, whose scales are in the panel w and whose numbers in `v`. */
+// @ts-ignore: decorator
+@inline function tile(op: Matmul, m: i32, j: i32, w: usize, v: usize, rows: i32): void {
+  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2;
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
+  let s0 = op.scales + <usize>m * scaleStep, s1 = s0 + scaleStep, s2 = s1 + scaleStep, s3 = s2 + scaleStep;
+  let A0 = f32x4.splat(0), A1 = A0, A2 = A0, A3 = A0, B0 = A0, B1 = A0, B2 = A0, B3 = A0;
+  for (let left = op.K; left > 0; left -= GROUP) {
+    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, p1 = a0, p2 = a0, p3 = a0;
+    const end = x0 + (<usize>((min(left, GROUP) + 7) & ~7) << 1);
+    do {
+      const p0 = v128.load32_splat(x0);
+      if (rows > 1) p1 = v128.load32_splat(x1);
+      if (rows > 2) p2 = v128.load32_splat(x2);
+      if (rows > 3) p3 = v128.load32_splat(x3);
+      let n = v128.load(v);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p0, n));
+      if (rows > 1) a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p1, n));
+      if (rows > 2) a2 = i32x4.add(a2, i32x4.dot_i16x8_s(p2, n));
+      if (rows > 3) a3 = i32x4.add(a3, i32x4.dot_i16x8_s(p3, n));
+      n = v128.load(v, 16);
+      b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p0, n));
+      if (rows > 1) b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p1, n));
+      if (rows > 2) b2 = i32x4.add(b2, i32x4.dot_i16x8_s(p2, n));
+      if (rows > 3) b3 = i32x4.add(b3, i32x4.dot_i16x8_s(p3, n));
+      x0 += 4; v += 32;
+      if (rows > 1) x1 += 4;
+      if (rows > 2) x2 += 4;
+      if (rows > 3) x3 += 4;
+    } while (x0 < end);
+    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
+    w += I4_GROUP;
+    A0 = scaled(A0, a0, wScaleA, s0); B0 = scaled(B0, b0, wScaleB, s0); s0 += 4;
+    if (rows > 1) { A1 = scaled(A1, a1, wScaleA, s1); B1 = scaled(B1, b1, wScaleB, s1); s1 += 4; }
+    if (rows > 2) { A2 = scaled(A2, a2, wScaleA, s2); B2 = scaled(B2, b2, wScaleB, s2); s2 += 4; }
+    if (rows > 3) { A3 = scaled(A3, a3, wScaleA, s3); B3 = scaled(B3, b3, wScaleB, s3); s3 += 4; }
+  }
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
+  keep(dst, A0, B0, count);
+  if (rows > 1) keep(dst + ldd, A1, B1, count);
+  if (rows > 2) keep(dst + 2 * ldd, A2, B2, count);
+  if (rows > 3) keep(dst + 3 * ldd, A3, B3, count);
+  finish(op, m, rows, j, 1);
+}
