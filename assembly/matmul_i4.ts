@@ -15,7 +15,7 @@
  *                   └─────┴─────┴─────┴─────┘
  *
  * After SHARED inputs a0 + a1 / 16 + a2 / 256 − 8 Σx, exact (15 · 256 · 32767 · 8 < 2³¹), is multiplied by the share and added to the
- * group's sum. For more rows a panel is widened to share · number in int16 once, into this thread's scratch, and met by tiles of 4 rows as in
+ * group's sum. For FEW rows and more a panel is widened to share · number in int16 once, into this thread's scratch, and met by tiles of 4 rows as in
  * matmul_i8. Either way a group's sum is the same integer: 63 · 8 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
@@ -26,39 +26,60 @@ import { I4_GROUP, panelBytes, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED } from "./record";
 import { share } from "./share";
 
+/** So many rows pay for widening a panel. */
+const FEW: i32 = 6;
+
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i4, op.K);
   const from = share(panels, t, n), to = share(panels, t + 1, n);
-  if (op.M == 1) {
-    for (let p = from; p < to; p++) row(op, p << 3, op.w + <usize>p * bytes);
+  const scratch = op.scratch + <usize>t * (<usize>((op.K + 7) >> 3) << 7);
+  if (op.M < FEW) {
+    const step = <usize>((op.K + SHARED - 1) / SHARED) << 2;
+    for (let m = 0; m < op.M; m++) sumsOf(op, m, scratch + <usize>m * step);
+    for (let p = from; p < to; p++) {
+      for (let m = 0; m < op.M; m++) row(op, m, p << 3, op.w + <usize>p * bytes, scratch + <usize>m * step);
+    }
     return;
   }
-  const rows = rowsOfPass(op.K << 1), wide = op.scratch + <usize>t * (<usize>((op.K + 7) >> 3) << 7);
+  const rows = rowsOfPass(op.K << 1);
   for (let m0 = 0; m0 < op.M; m0 += rows) {
     const m1 = min(m0 + rows, op.M);
     for (let p = from; p < to; p++) {
       const j = p << 3, w = op.w + <usize>p * bytes;
-      widen(w, op.K, wide);
+      widen(w, op.K, scratch, <i16>op.kind);
       let m = m0;
-      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, wide, 4);
-      if (m + 3 == m1) tile(op, m, j, w, wide, 3);
-      else if (m + 2 == m1) tile(op, m, j, w, wide, 2);
-      else if (m < m1) tile(op, m, j, w, wide, 1);
+      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, scratch, 4);
+      if (m + 3 == m1) tile(op, m, j, w, scratch, 3);
+      else if (m + 2 == m1) tile(op, m, j, w, scratch, 2);
+      else if (m < m1) tile(op, m, j, w, scratch, 1);
     }
   }
 }
 
+/** −8 Σx of each SHARED inputs of row m, at `to`. */
+function sumsOf(op: Matmul, m: i32, to: usize): void {
+  const eights = i16x8.splat(-8);
+  let x = op.x + (<usize>m * op.ldx << 1);
+  for (let left = op.K; left > 0; left -= SHARED, to += 4) {
+    let all = i32x4.splat(0);
+    for (const end = x + (<usize>min(left, SHARED) << 1); x < end; x += 16) all = i32x4.add(all, i32x4.dot_i16x8_s(v128.load(x), eights));
+    all = i32x4.add(all, v128.shuffle<i32>(all, all, 2, 3, 0, 1));
+    store<i32>(to, i32x4.extract_lane(all, 0) + i32x4.extract_lane(all, 1));
+  }
+}
+
 /** One row by 8 outputs. */
-function row(op: Matmul, j: i32, w: usize): void {
-  const low = i16x8.splat(0x000f), middle = i16x8.splat(0x00f0), high = i16x8.splat(0x0f00), ones = i16x8.splat(1);
-  let x = op.x, xScale = op.scales;
+function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
+  // The kind, 15, is the mask: V8 would build a constant anew at every use in a loop.
+  const low = i16x8.splat(<i16>op.kind), middle = i16x8.shl(low, 4), high = i16x8.shl(low, 8);
+  let x = op.x + (<usize>m * op.ldx << 1), xScale = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 2);
   let A = f32x4.splat(0), B = A;
   for (let left = op.K; left > 0; left -= GROUP) {
     const scales = w, inputs = min(left, GROUP);
     let shares = w + 32, a = i32x4.splat(0), b = a;
     w = shares + shareBytes(inputs);
     for (const end = x + (<usize>inputs << 1); x < end; ) {
-      let a0 = i32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0, all = a0;
+      let a0 = v128.load32_splat(sums), b0 = a0, a1 = i32x4.splat(0), a2 = a1, b1 = a1, b2 = a1;
       const stop = min(x + (SHARED << 1), end);
       do {
         const va = v128.load(w), vb = v128.load(w, 16);
@@ -74,28 +95,30 @@ function row(op: Matmul, j: i32, w: usize): void {
         p = v128.load32_splat(x, 12);
         a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p, i16x8.shr_u(va, 12)));
         b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p, i16x8.shr_u(vb, 12)));
-        all = i32x4.add(all, i32x4.dot_i16x8_s(v128.load(x), ones));
         x += 16; w += 32;
       } while (x < stop);
-      all = i32x4.add(all, v128.shuffle<i32>(all, all, 2, 3, 0, 1));
-      all = i32x4.shl(i32x4.add(all, v128.shuffle<i32>(all, all, 1, 0, 3, 2)), 3);
       const s = v128.load8x8_s(shares);
-      shares += 8;
-      a0 = i32x4.add(i32x4.sub(a0, all), i32x4.shr_s(i32x4.add(a1, i32x4.shr_s(a2, 4)), 4));
-      b0 = i32x4.add(i32x4.sub(b0, all), i32x4.shr_s(i32x4.add(b1, i32x4.shr_s(b2, 4)), 4));
-      a = i32x4.add(a, i32x4.mul(a0, i32x4.extend_low_i16x8_s(s)));
-      b = i32x4.add(b, i32x4.mul(b0, i32x4.extend_high_i16x8_s(s)));
+      sums += 4; shares += 8;
+      a = i32x4.add(a, i32x4.mul(whole(a0, a1, a2), i32x4.extend_low_i16x8_s(s)));
+      b = i32x4.add(b, i32x4.mul(whole(b0, b1, b2), i32x4.extend_high_i16x8_s(s)));
     }
     A = scaled(A, a, v128.load(scales), xScale);
     B = scaled(B, b, v128.load(scales, 16), xScale);
     xScale += 4;
   }
-  keep(op.dst + (<usize>j << 2), A, B, op.N - j);
-  finish(op, 0, 1, j, 1);
+  keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
+  finish(op, m, 1, j, 1);
+}
+
+/** What 4 bits in their three places sum up to. */
+// @ts-ignore: decorator
+@inline function whole(units: v128, sixteenths: v128, others: v128): v128 {
+  return i32x4.add(units, i32x4.shr_s(i32x4.add(sixteenths, i32x4.shr_s(others, 4)), 4));
 }
 
 /** A panel as share · number in int16: [⌈K / 8⌉ · 4][8 outputs][2 inputs]. */
-function widen(w: usize, K: i32, wide: usize): void {
+function widen(w: usize, K: i32, wide: usize, mask: i16): void {
+  const low = i16x8.splat(mask), eight = i16x8.sub(low, i16x8.shr_u(low, 1));
   for (let left = K; left > 0; left -= GROUP) {
     const inputs = min(left, GROUP);
     let shares = w + 32;
@@ -104,16 +127,15 @@ function widen(w: usize, K: i32, wide: usize): void {
       const s = v128.load8x8_s(shares);
       const sa = i8x16.shuffle(s, s, 0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7), sb = i8x16.shuffle(s, s, 8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 15, 14, 15);
       for (let end = min(k + SHARED, inputs), i = k; i < end; i += 8, w += 32, wide += 128) {
-        widenHalf(v128.load(w), sa, wide);
-        widenHalf(v128.load(w, 16), sb, wide + 16);
+        widenHalf(v128.load(w), sa, wide, low, eight);
+        widenHalf(v128.load(w, 16), sb, wide + 16, low, eight);
       }
     }
   }
 }
 
 // @ts-ignore: decorator
-@inline function widenHalf(v: v128, s: v128, wide: usize): void {
-  const low = i16x8.splat(15), eight = i16x8.splat(8);
+@inline function widenHalf(v: v128, s: v128, wide: usize, low: v128, eight: v128): void {
   v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(v, low), eight)));
   v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 4), low), eight)), 32);
   v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 8), low), eight)), 64);

@@ -54,7 +54,7 @@ export namespace Type {
 
 /**
  * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉].
- * scratch, for 4 bits and more than one row: ⌈K / 8⌉ · 128 bytes for each thread.
+ * scratch, for 4 bits: ⌈K / 8⌉ · 128 bytes for each thread.
  */
 @unmanaged export class Matmul extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;

@@ -22,7 +22,7 @@ const module = new WebAssembly.Module(bytes);
 const kernels = new WebAssembly.Instance(module, { env: { memory } }).exports as { run(list: number, count: number, t: number, n: number, control: number): number };
 
 // Where things lie. Numbers are all alike: nothing here depends on them.
-const LIST = 1024, X = 65536, SCALES = 16e6, OTHER = 20e6, DST = 48e6, W = 1e8;
+const LIST = 1024, X = 65536, SCALES = 16e6, OTHER = 20e6, SCRATCH = 40e6, DST = 48e6, W = 1e8;
 new Float32Array(memory.buffer, X, (SCALES - X) / 4).fill(0.01);
 new Float32Array(memory.buffer, SCALES, (DST - SCALES) / 4).fill(0.01);
 new Float32Array(memory.buffer, W, WEIGHT_BYTES / 4).fill(0.01);
@@ -46,20 +46,20 @@ function report(name: string, measure: () => string): void {
 
 function product(format: Format, M: number, K: number, N: number): number {
   const shape = { dst: DST, ldd: N, x: X, w: W, ldr: 0, M, K, N, activation: 0 };
-  if (format !== "i8") return seconds(`matmul_${format}`, { ...shape, ldx: K });
+  if (format === "f32" || format === "f16") return seconds(`matmul_${format}`, { ...shape, ldx: K });
   const ldx = Math.ceil(K / 8) * 8;
-  return seconds("matmul_i8", { ...shape, ldx, scales: SCALES }) + (M === 0 ? 0 : seconds("quantize", { dst: OTHER, ldd: ldx, x: X, ldx: K, M, K, scales: SCALES }));
+  return seconds(`matmul_${format}`, { ...shape, ldx, scales: SCALES, scratch: SCRATCH }) + (M === 0 ? 0 : seconds("quantize", { dst: OTHER, ldd: ldx, x: X, ldx: K, M, K, scales: SCALES }));
 }
 
 console.log(`${engine}, Node ${process.version}, V8 ${process.versions.v8}`);
-const formats = ["f32", "f16", "i8"] as const;
+const formats = ["f32", "f16", "i8", "i4"] as const;
 for (const [K, N] of [[192, 768], [1024, 4096], [2048, 2048]] as const) for (const M of [1, 5, 72, 257]) for (const format of formats) {
   report(`matmul_${format} ${M}×${K}×${N}`, () => `${((2 * M * K * N) / product(format, M, K, N) / 1e9).toFixed(1)} Gop/s`);
 }
 for (const K of [2048, 8192]) for (const format of formats) {
   report(`matmul_${format} 1×${K} from memory`, () => {
-    const N = 8 * Math.floor(WEIGHT_BYTES / packedBytes(format, 8, K));
-    return `${(packedBytes(format, N, K) / product(format, 1, K, N) / 1e9).toFixed(1)} GB/s`;
+    const N = 8 * Math.floor(WEIGHT_BYTES / packedBytes(format, 8, K)), time = product(format, 1, K, N);
+    return `${(packedBytes(format, N, K) / time / 1e9).toFixed(1)} GB/s, ${((N * K) / time / 1e9).toFixed(1)} G weights/s`;
   });
 }
 for (const [T, S, heads, causal] of [[257, 257, 16, 0], [72, 72, 32, 1], [1, 300, 32, 1]] as const) {
@@ -83,7 +83,7 @@ report("quantize 257×4096", () => perElement(seconds("quantize", { dst: DST, ld
 for (const activation of [0, 1, 2]) {
   report(`activation ${activation}, K = 1`, () => perElement(seconds("matmul_f32", { dst: DST, ldd: 4096, x: X, ldx: 1, w: W, ldr: 0, M: 257, K: 1, N: 4096, activation }), 257 * 4096));
 }
-for (const format of [0, 1, 2] as const) {
+for (const format of [0, 1, 2, 4] as const) {
   report(`pack F16 to format ${format}`, () => perElement(seconds("pack", { dst: W, format, src: X, type: 1, N: 1024, K: 2048 }), 1024 * 2048));
 }
 report("argmax of 65037", () => `${(seconds("argmax", { dst: DST, x: X, N: 65037, bans: 0 }) * 1e6).toFixed(0)} µs`);

@@ -178,7 +178,7 @@ export class Recorder implements Graph {
     const also: Record<string, Place> = residual ? { residual } : {};
     if (weight.format === "i8" || weight.format === "i4") {
       const q = this.quantized(from);
-      if (weight.format === "i4" && x.rows > 1) also.scratch = { slot: this.slot(this.threads * Math.ceil(w.inputs / 8) * 128), offset: 0 };
+      if (weight.format === "i4") also.scratch = { slot: this.slot(this.threads * Math.ceil(w.inputs / 8) * 128), offset: 0 };
       this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
     } else {
       this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
