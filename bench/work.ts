@@ -14,16 +14,22 @@ export interface Work {
 /** One product x[M, K] · w[N, K]ᵀ. */
 export const productWork = (dtype: Format, M: number, K: number, N: number): Work => ({ products: M * K * N, attention: 0, bytes: packedBytes(dtype, N, K) });
 
+/** Rows through a product of K inputs and N outputs; `held` where its weights are in another format than most. */
+type Product = [rows: number, K: number, N: number, held?: Format];
+
+/** How the weights are held that i4 leaves in i8 (weights/tensors.ts). */
+const sensitive = (dtype: Format): Format => (dtype === "i4" ? "i8" : dtype);
+
 /** Pixels → image rows. What does not depend on the picture (the resampler's queries, its latent keys and values) is not counted. */
 export function visionWork(c: Kosmos2Config, dtype: Format): Work {
   const v = c.visionConfig, D = v.hiddenSize, patches = (v.imageSize / v.patchSize) ** 2, rows = patches + 1;
   const E = c.textConfig.embedDim, L = c.latentQueryNum;
-  const linears: [rows: number, K: number, N: number][] = [[patches, v.numChannels * v.patchSize ** 2, D]];
+  const held = sensitive(dtype), linears: Product[] = [[patches, v.numChannels * v.patchSize ** 2, D, held]];
   for (let i = 0; i < v.numHiddenLayers; i++) {
     for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
     linears.push([rows, D, v.intermediateSize], [rows, v.intermediateSize, D]);
   }
-  linears.push([rows, D, E], [rows, E, E], [rows, E, E], [L, E, E]);
+  linears.push([rows, D, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]);
   return {
     ...sum(linears, dtype),
     attention: v.numHiddenLayers * 2 * rows * rows * D + 2 * L * (rows + L) * E,
@@ -33,18 +39,19 @@ export function visionWork(c: Kosmos2Config, dtype: Format): Work {
 /** `rows` tokens read after `past` others, and the last one's logits. */
 export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0): Work {
   const t = c.textConfig, D = t.embedDim;
-  const linears: [rows: number, K: number, N: number][] = [[1, D, t.vocabSize]];
+  const linears: Product[] = [[1, D, t.vocabSize, sensitive(dtype)]];
   for (let i = 0; i < t.layers; i++) {
-    for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
-    linears.push([rows, D, t.ffnDim], [rows, t.ffnDim, D]);
+    const held = i === 0 ? sensitive(dtype) : dtype;
+    for (let j = 0; j < 4; j++) linears.push([rows, D, D, held]);
+    linears.push([rows, D, t.ffnDim, held], [rows, t.ffnDim, D, held]);
   }
   return { ...sum(linears, dtype), attention: t.layers * 2 * D * ((rows * (rows + 1)) / 2 + rows * past) };
 }
 
-function sum(linears: readonly [rows: number, K: number, N: number][], dtype: Format): { products: number; bytes: number } {
+function sum(linears: readonly Product[], dtype: Format): { products: number; bytes: number } {
   return {
     products: linears.reduce((all, [M, K, N]) => all + M * K * N, 0),
-    bytes: linears.reduce((all, [, K, N]) => all + packedBytes(dtype, N, K), 0),
+    bytes: linears.reduce((all, [, K, N, held = dtype]) => all + packedBytes(held, N, K), 0),
   };
 }
 
