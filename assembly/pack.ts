@@ -152,36 +152,49 @@ function lane_i4(op: Pack, src: usize, group: usize, lane: i32): void {
 /** The share of weights k … end − 1 with which they lose the least, as quant.ts has it. */
 function bestShare(op: Pack, src: usize, k: i32, end: i32, scale: f32): i32 {
   if (scale == 0) return 0;
-  let size = f32x4.splat(0), least = f32.MAX_VALUE, best = 0;
-  for (let i = k; i < end; i += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, i, end)));
+  // From the format, 4: V8 would build a constant anew at every use in a loop.
+  const eight = f32x4.splat(<f32>(op.format << 1)), seven = f32x4.sub(eight, f32x4.splat(1)), magic = f32x4.mul(eight, f32x4.splat(1572864)); // 1.5 · 2²³
+  const w0 = four(op, src, k, end), w1 = fourOrNone(op, src, k + 4, end), w2 = fourOrNone(op, src, k + 8, end), w3 = fourOrNone(op, src, k + 12, end);
+  const w4 = fourOrNone(op, src, k + 16, end), w5 = fourOrNone(op, src, k + 20, end), w6 = fourOrNone(op, src, k + 24, end), w7 = fourOrNone(op, src, k + 28, end);
+  let size = f32x4.pmax(f32x4.pmax(f32x4.abs(w0), f32x4.abs(w1)), f32x4.pmax(f32x4.abs(w2), f32x4.abs(w3)));
+  size = f32x4.pmax(size, f32x4.pmax(f32x4.pmax(f32x4.abs(w4), f32x4.abs(w5)), f32x4.pmax(f32x4.abs(w6), f32x4.abs(w7))));
   const eighth = largest(size) / (<f32>8 * scale), last = min<i32>(63, <i32>ceil(eighth * <f32>1.15));
-  for (let share = max(1, <i32>floor(eighth * <f32>0.75)); share <= last; share++) {
-    const step = scale * <f32>share, some = f32x4.splat(step), inverse = f32x4.splat(<f32>1 / step);
-    const other = f32x4.neg(some), otherInverse = f32x4.neg(inverse);
-    let error = f32x4.splat(0), otherError = error;
-    for (let i = k; i < end; i += 4) {
-      const w = four(op, src, i, end);
-      let off = f32x4.sub(w, f32x4.mul(rounded(number(w, inverse)), some));
-      error = mulAdd(off, off, error);
-      off = f32x4.sub(w, f32x4.mul(rounded(number(w, otherInverse)), other));
-      otherError = mulAdd(off, off, otherError);
+  let least = f32.MAX_VALUE, best = 0;
+  for (let share = max(1, <i32>floor(eighth * <f32>0.8)); share <= last; share++) {
+    const size = scale * <f32>share, step = f32x4.splat(size), inverse = f32x4.splat(<f32>1 / size);
+    // a negative share is −7 … 8 of the positive one
+    let low = f32x4.neg(eight), high = seven;
+    for (let sign = 1; sign >= -1; sign -= 2) {
+      let error = loss(f32x4.splat(0), w0, inverse, step, low, high, magic);
+      error = loss(error, w1, inverse, step, low, high, magic);
+      error = loss(error, w2, inverse, step, low, high, magic);
+      error = loss(error, w3, inverse, step, low, high, magic);
+      error = loss(error, w4, inverse, step, low, high, magic);
+      error = loss(error, w5, inverse, step, low, high, magic);
+      error = loss(error, w6, inverse, step, low, high, magic);
+      error = loss(error, w7, inverse, step, low, high, magic);
+      const e = sum(error);
+      if (e < least) { least = e; best = sign * share; }
+      low = f32x4.neg(seven); high = eight;
     }
-    let e = sum(error);
-    if (e < least) { least = e; best = share; }
-    e = sum(otherError);
-    if (e < least) { least = e; best = -share; }
   }
   return best;
+}
+
+function fourOrNone(op: Pack, src: usize, k: i32, end: i32): v128 {
+  return k < end ? four(op, src, k, end) : f32x4.splat(0);
+}
+
+/** error + (w − the nearest of low … high steps)². */
+// @ts-ignore: decorator
+@inline function loss(error: v128, w: v128, inverse: v128, step: v128, low: v128, high: v128, magic: v128): v128 {
+  const number = f32x4.pmin(high, f32x4.pmax(low, f32x4.sub(f32x4.add(f32x4.mul(w, inverse), magic), magic)));
+  const off = f32x4.sub(w, f32x4.mul(number, step));
+  return mulAdd(off, off, error);
 }
 
 /** w / step, kept within −8 … 7. */
 // @ts-ignore: decorator
 @inline function number(w: v128, inverse: v128): v128 {
   return f32x4.pmin(f32x4.splat(7), f32x4.pmax(f32x4.splat(-8), f32x4.mul(w, inverse)));
-}
-
-/** To the nearest whole number, halves to the even one. For |v| < 2²². */
-// @ts-ignore: decorator
-@inline function rounded(v: v128): v128 {
-  return f32x4.sub(f32x4.add(v, f32x4.splat(12582912)), f32x4.splat(12582912));
 }

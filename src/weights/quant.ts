@@ -163,7 +163,7 @@ function packI4(view: DataView, w: Float32Array, N: number, K: number): void {
 
 /**
  * The share with which some weights lose the least: the first of the smallest sums of squared errors. A share below 0 gives the wider side
- * of −8 … 7 to numbers above 0. Tried are those that make the largest weight 8 / 1.15 … 8 / 0.75.
+ * of −8 … 7 to numbers above 0. Tried are those that make the largest weight 8 / 1.15 … 8 / 0.8.
  */
 function bestShare(w: Float32Array, scale: number): number {
   if (scale === 0) return 0;
@@ -171,7 +171,7 @@ function bestShare(w: Float32Array, scale: number): number {
   for (const value of w) largest = Math.max(largest, Math.abs(value));
   const eighth = Math.fround(largest / Math.fround(8 * scale));
   const last = Math.min(SHARES, Math.ceil(Math.fround(eighth * Math.fround(1.15))));
-  for (let share = Math.max(1, Math.floor(Math.fround(eighth * 0.75))); share <= last; share++) {
+  for (let share = Math.max(1, Math.floor(Math.fround(eighth * Math.fround(0.8)))); share <= last; share++) {
     for (const signed of [share, -share]) {
       const { error } = nearestI4(w, Math.fround(scale * signed));
       if (error < least) [least, best] = [error, signed];

@@ -3,7 +3,7 @@
  *
  * In f32 every id must be equal. Quantised: the text without its boxes equal in 97 % of the cases (i4: 95 %), boxes at a mean IoU of 0.98 (0.95) with
  * the reference's (a missing one counts 0), and, fed with the reference's answer, the same choice wherever the reference preferred it by more than 0.05
- * (i4: MARGIN4).
+ * (i4: 1).
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
