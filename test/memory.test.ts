@@ -30,6 +30,9 @@ test("estimateMemory says what the released model takes, from headers alone", as
   assert.ok(f16.weightBytes > 3.32e9 && f16.weightBytes < 3.34e9, `${f16.weightBytes}`);
   assert.ok(f32.weightBytes > 6.65e9 && f32.weightBytes < 6.67e9, `${f32.weightBytes}`);
   assert.deepEqual([i8.fits, f16.fits, f32.fits], [true, true, false]);
+  const i4 = await estimateMemory(source, { dtype: "q4" });
+  assert.ok(i4.dtype === "i4" && i4.fits && i4.weightBytes > 1.03e9 && i4.weightBytes < 1.05e9, `${i4.weightBytes}`);
+  assert.equal(i4.parts.embeddings, i8.parts.embeddings); // 8 bits in both
   assert.equal((await estimateMemory(source)).dtype, "i8");
   const parts = Object.values(i8.parts).reduce((a, b) => a + b);
   assert.ok(parts <= i8.weightBytes && parts > i8.weightBytes - 200_000, "all but the room between tensors");
@@ -58,7 +61,7 @@ test("Kosmos2.load refuses what can't fit before it reads any weights", async ()
 });
 
 test("estimateMemory is what a loaded model takes", async () => {
-  for (const dtype of ["f32", "i8"] as const) {
+  for (const dtype of ["f32", "i8", "i4"] as const) {
     const { weightBytes, totalBytes } = await estimateMemory("kosmos2-emoji", { dtype });
     const kosmos = await Kosmos2.load("kosmos2-emoji", { dtype });
     try {
