@@ -65,7 +65,9 @@ export async function synthesize(options: SynthesizeOptions): Promise<number> {
   await rm(join(out, parts.length > 1 ? "model.safetensors" : index), { force: true });
 
   const { bosTokenId, padTokenId, eosTokenId, noRepeatNgramSize } = config.textConfig;
-  await json("config.json", { ...config.toJSON(), dtype: dtype === "f32" ? "float32" : "bfloat16" });
+  // Hugging Face's reader tells 1 from 1.0, and takes no whole number here
+  const written = JSON.stringify({ ...config.toJSON(), dtype: dtype === "f32" ? "float32" : "bfloat16" }, undefined, 2).replace(/("(?:initializer_factor|initializer_range|init_std|layer_norm_eps)": \d+)(?=[,\n])/g, "$1.0");
+  await writeFile(join(out, "config.json"), `${written}\n`);
   await json("generation_config.json",
     { bos_token_id: bosTokenId, eos_token_id: eosTokenId.length === 1 ? eosTokenId[0] : eosTokenId, pad_token_id: padTokenId, no_repeat_ngram_size: noRepeatNgramSize });
   if (options.processor !== undefined) await copyProcessor(options.processor);
