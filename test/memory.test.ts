@@ -124,6 +124,24 @@ test("createWasmBackend shares less memory, or none, where a runtime has no room
   assert.equal((await capabilities({ threads: 2, maxBytes: 2 ** 32 })).used.threads, 2);
 });
 
+test("capabilities finds out how much memory can be shared where a runtime takes fewer addresses than it was asked for and says nothing", async () => {
+  const { Memory } = WebAssembly;
+  WebAssembly.Memory = class extends Memory {
+    override grow(pages: number): number {
+      if (this.buffer.byteLength + pages * 65536 > 2 ** 28) throw new RangeError("Unable to grow instance memory");
+      return super.grow(pages);
+    }
+  };
+  try {
+    const { used, reasons } = await capabilities({ threads: 2, maxBytes: 2 ** 30 });
+    assert.deepEqual([used.shared, used.threads], [true, 2]);
+    const found = Number(/^only (\d+) of \d+ bytes of memory can be shared here$/.exec(reasons.find((reason) => reason.startsWith("only")) ?? "")?.[1]);
+    assert.ok(found <= 2 ** 28 && found > 2 ** 28 - 2 ** 25, `${found}`);
+  } finally {
+    WebAssembly.Memory = Memory;
+  }
+});
+
 test("createWasmBackend computes with fewer threads when not all of them start", async () => {
   const { Worker } = await import("node:worker_threads");
   const url = new URL("../../dist/backend/wasm/worker.node.js", import.meta.url), heard: string[] = [];

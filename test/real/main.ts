@@ -1,5 +1,5 @@
 /**
- * `npm run test:real`: the bars of the released size. 30 minutes, 10 GB of disk, 5 GB of memory, Linux.
+ * `npm run test:real`: the bars of the released size. Ten minutes, 10 GB of disk, 5 GB of memory, Linux.
  *
  *     npm run test:real -- [--only N,N]… [--cache DIR] [--keep] [--kills N] [--seed N] [--threads N] [--processor MODEL]
  *

@@ -76,7 +76,7 @@ export async function capabilities(options: WasmOptions = {}): Promise<Capabilit
   let shared = options.shared ?? canShare;
   if (canShare && !shared) reasons.push("one thread: shared memory was declined");
   if (shared && options.maxBytes !== undefined) {
-    const most = pagesOf(options.maxBytes), pages = reserve(pagesOf(options.minBytes ?? 0), most)?.pages ?? 0;
+    const most = pagesOf(options.maxBytes), pages = reserve(pagesOf(options.minBytes ?? 0), most, true)?.pages ?? 0;
     if (pages === 0 && !options.shared) shared = false;
     if (pages < most) reasons.push(pages === 0 ? `one thread: ${tooLarge(options)}` : `only ${pages * PAGE} of ${most * PAGE} bytes of memory can be shared here`);
   }
@@ -150,16 +150,38 @@ export async function createWasmBackend(options: WasmOptions = {}): Promise<Back
 const pagesOf = (bytes: number) => Math.min(MAX_PAGES, Math.ceil(bytes / PAGE) + FIRST_PAGES);
 const tooLarge = ({ minBytes, maxBytes }: WasmOptions) => `${minBytes ?? maxBytes ?? MAX_PAGES * PAGE} bytes of memory can't be shared here`;
 
-/** Shared memory that may grow to `most` pages, or to fewer where there is no room for so many addresses; undefined when not even to `least`. */
-function reserve(least: number, most: number): { memory: WebAssembly.Memory; pages: number } | undefined {
+/**
+ * Shared memory that may grow to `most` pages, or to fewer where there is no room for so many addresses; undefined when not even to `least`.
+ *
+ * @param whole finds out how far it can really grow: newer engines (V8 13) take fewer addresses than they were asked for and say nothing.
+ *   It costs no memory until it is written to, but memory does not shrink again
+ */
+function reserve(least: number, most: number, whole = false): { memory: WebAssembly.Memory; pages: number } | undefined {
   for (const pages of [...new Set([most, Math.ceil((least + most) / 2), least])]) {
     try {
-      return { memory: new WebAssembly.Memory({ initial: Math.min(FIRST_PAGES, pages), maximum: pages, shared: true }), pages };
+      const initial = Math.min(FIRST_PAGES, pages), memory = new WebAssembly.Memory({ initial, maximum: pages, shared: true });
+      return { memory, pages: whole ? initial + grown(memory, pages - initial) : pages };
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
     }
   }
   return undefined;
+}
+
+/** Grows a memory by `pages`, or by as many as it can, to 16 MiB. Returns how many. */
+function grown(memory: WebAssembly.Memory, pages: number): number {
+  let done = 0, step = pages;
+  while (done < pages && (step >= 256 || step === pages)) {
+    try {
+      memory.grow(step);
+      done += step;
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      step = Math.floor(step / 2);
+    }
+    step = Math.min(step, pages - done);
+  }
+  return done;
 }
 
 /** What all three share: the heap, one run at a time, abort, the end. */
