@@ -2,146 +2,268 @@
  * dst[T, heads · d] = softmax(q kᵀ · scale) v, head by head. Row i sees the rows 0 … S − T + i when causal, else all S.
  * weights [heads, T, S] gets the probabilities (0 where a row does not see), unless its address is 0.
  *
- * Threads share tiles of 4 rows of a head, in order: a head's keys stay in the cache. A tile's scores lie in the thread's
- * scratch, 4 rows of S rounded up to 8: scratchBytes ≥ 16 · (S rounded up to 8).
+ * Keys and values lie as store.ts writes them, in blocks of BLOCK rows, a head's part in one piece.
  *
- *                   8 keys                           8 columns
- *             ┌───────┬───────┐  k: panels         ┌───────┬───────┐  v: row by row
- *   q[i,c] ─► │  a0   │  b0   │  [S/8][D][8]  p ─► │  a0   │  b0   │  [S][ldv]
- *   …         │  …    │  …    │               …    │  …    │  …    │
- * q[i+3,c] ─► │  a3   │  b3   │                    │  a3   │  b3   │
- *             └───────┴───────┘                    └───────┴───────┘
+ *                   8 keys                              8 columns
+ *             ┌───────┬───────┐  k: panels            ┌───────┬───────┐  v: panels
+ *   q[i,c] ─► │  a0   │  b0   │  [BLOCK/32][d][32] e ─► │  a0   │  b0   │  [⌈d/32⌉][BLOCK][32]
+ *   …         │  …    │  …    │                   …   │  …    │  …    │
+ * q[i+3,c] ─► │  a3   │  b3   │                       │  a3   │  b3   │
+ *             └───────┴───────┘                       └───────┴───────┘
+ *
+ * Threads share tiles of 4 rows of a head. A thread takes several at once through the blocks, first for scores and then for values: tiles
+ * of one head, for which a block stays in the first-level cache; or, when there is only one of each head (decoding), heads: their parts of
+ * a block lie side by side, so memory is read in long pieces, which is half the time of many short ones (bench/RESULTS.md). For a
+ * row by itself there are kernels that read 32 numbers a step.
  *
  * A row's sums run over c, or over the rows it sees, from 0 upward, whatever the tile: its bits depend on itself alone. No fma:
- * the same bits in every build.
+ * the same bits in every build. Scores are in powers of two (q is taken times log₂ e), e = 2^(score − largest); the sum of e divides the
+ * result at the end. Rows of a tile that are not there are computed and not kept.
+ *
+ * Halves are read as f32 without moving their exponent's bias, so 2¹¹² too small (subnormals too); q and e are as much larger.
+ *
+ * The thread's scratch: the numbers of 2ˣ [TABLE bytes], then for each tile, of R = 1 or 4 rows: scores [R][stride], q [d][R],
+ * sums [⌈d/8⌉][R][8], 1 / Σ e [R]. As many tiles go together as there is room for (scratchBytes; src/graph/recorder.ts).
  */
-import { Attention, BLOCK } from "./record";
+import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";
-import { exp, firstLanes, largest, mulAdd, sum } from "./simd";
+import { firstLanes, largest, mulAdd, storePart, sum, transpose } from "./simd";
 
 export function attention(op: Attention, t: i32, n: i32): void {
-  const tiles = (op.T + 3) >> 2, tasks = op.heads * tiles;
-  const scratch = op.scratch + <usize>t * op.scratchBytes, stride = <usize>((op.S + 7) & ~7) << 2;
-  const to = share(tasks, t + 1, n);
-  for (let i = share(tasks, t, n); i < to; i++) {
-    const h = i / tiles, row = (i % tiles) << 2, rows = min(4, op.T - row);
-    scores(op, h, row, rows, scratch, stride);
-    for (let r = 0; r < rows; r++) {
-      softmax(scratch + <usize>r * stride, seen(op, row + r));
-      if (op.weights) keep(op, h, row + r, scratch + <usize>r * stride);
-    }
-    mix(op, h, row, rows, scratch, stride);
+  if (op.format == Format.f16) attend<u16>(op, t, n);
+  else attend<f32>(op, t, n);
+}
+
+/** Bytes before the tiles in a thread's scratch. */
+const TABLE: usize = 64;
+
+/** K: how keys and values are stored, f32 or u16 (halves). */
+function attend<K>(op: Attention, t: i32, n: i32): void {
+  const tiles = (op.T + 3) >> 2, tasks = op.heads * tiles, most = <i32>((<usize>op.scratchBytes - TABLE) / tileBytes(op));
+  const scratch = op.scratch + <usize>t * op.scratchBytes, to = share(tasks, t + 1, n);
+  powersTable<K>(scratch);
+  for (let i = share(tasks, t, n); i < to; ) {
+    const next = min(i + most, tiles > 1 ? min(to, (i / tiles + 1) * tiles) : to);
+    together<K>(op, i, next, tiles, scratch + TABLE);
+    i = next;
   }
+}
+
+/** Tiles from … to − 1. */
+function together<K>(op: Attention, from: i32, to: i32, tiles: i32, scratch: usize): void {
+  const bytes = tileBytes(op), mask = maskOf(op), end = seen(op, min((to - 1) % tiles * 4 + 4, op.T) - 1);
+  let at = scratch;
+  for (let i = from; i < to; i++, at += bytes) begin<K>(op, i / tiles, i % tiles << 2, at);
+  for (let b = 0; b < end; b += BLOCK) {
+    at = scratch;
+    for (let i = from; i < to; i++, at += bytes) scores<K>(op, i / tiles, i % tiles << 2, b, at, mask);
+  }
+  at = scratch;
+  for (let i = from; i < to; i++, at += bytes) weigh<K>(op, i / tiles, i % tiles << 2, at, scratch - TABLE);
+  for (let b = 0; b < end; b += BLOCK) {
+    at = scratch;
+    for (let i = from; i < to; i++, at += bytes) mix<K>(op, i / tiles, i % tiles << 2, b, at, mask);
+  }
+  at = scratch;
+  for (let i = from; i < to; i++, at += bytes) finish<K>(op, i / tiles, i % tiles << 2, at, mask);
+}
+
+/** Rows of a tile. */
+// @ts-ignore: decorator
+@inline function rowsOf(op: Attention): usize {
+  return op.T == 1 ? 1 : 4;
+}
+
+/** Distance of two rows of scores, in bytes: whole steps of 32 keys, and a cache line so that no two rows share a set of the cache. */
+// @ts-ignore: decorator
+@inline function strideOf(op: Attention): usize {
+  return <usize>(((op.S + 31) & ~31) + 16) << 2;
+}
+
+/** Columns of a head's values. */
+// @ts-ignore: decorator
+@inline function padded(op: Attention): usize {
+  return <usize>((op.headWidth + 7) & ~7);
+}
+
+function tileBytes(op: Attention): usize {
+  return rowsOf(op) * (strideOf(op) + (padded(op) << 3) + 16);
+}
+
+/** Where q is in a tile's scratch. */
+// @ts-ignore: decorator
+@inline function queriesOf(op: Attention, at: usize): usize {
+  return at + rowsOf(op) * strideOf(op);
+}
+
+// @ts-ignore: decorator
+@inline function sumsOf(op: Attention, at: usize): usize {
+  return at + rowsOf(op) * (strideOf(op) + (padded(op) << 2));
+}
+
+// @ts-ignore: decorator
+@inline function inversesOf(op: Attention, at: usize): usize {
+  return at + rowsOf(op) * (strideOf(op) + (padded(op) << 3));
 }
 
 /** How many rows row `row` sees. */
-function seen(op: Attention, row: i32): i32 {
+// @ts-ignore: decorator
+@inline function seen(op: Attention, row: i32): i32 {
   return op.causal ? op.S - op.T + row + 1 : op.S;
 }
 
-function keep(op: Attention, h: i32, row: i32, p: usize): void {
-  const dst = op.weights + ((<usize>h * op.T + row) * op.S << 2), bytes = <usize>seen(op, row) << 2;
-  memory.copy(dst, p, bytes);
-  memory.fill(dst + bytes, 0, (<usize>op.S << 2) - bytes);
+/** Where head h has its part of block b. */
+// @ts-ignore: decorator
+@inline function part<K>(op: Attention, table: usize, offset: usize, b: i32, h: i32): usize {
+  return <usize>load<u32>(table + (<usize>b << 2)) + offset + <usize>h * padded(op) * BLOCK * sizeof<K>();
 }
 
-/** Scores of all panels that the last of the rows sees into; what lies beyond a row's own is never read. */
-function scores(op: Attention, h: i32, row: i32, rows: i32, scratch: usize, stride: usize): void {
-  const d = op.headWidth, ldq = <usize>op.ldq << 2;
-  const q = op.q + ((<usize>row * op.ldq + h * d) << 2);
-  const end = seen(op, row + rows - 1);
-  for (let key = 0; key < end; key += 8, scratch += 32) {
-    const block = <usize>load<u32>(op.keyTable + (<usize>(key / BLOCK) << 2)) + op.keyOffset;
-    const keys = block + ((<usize>(key % BLOCK >> 3) * op.D + h * d) << 5);
-    if (rows == 4) score_4x8(q, ldq, keys, d, op.scale, scratch, stride);
-    else for (let r: usize = 0; r < <usize>rows; r++) score_1x8(q + r * ldq, keys, d, op.scale, scratch + r * stride);
+/** 2¹¹² for halves. */
+// @ts-ignore: decorator
+@inline function bias<K>(): f32 {
+  return isInteger<K>() ? reinterpret<f32>(0x77800000) : 1;
+}
+
+/** What is left of halves that were moved to where f32 has their bits. Times `format`, which is 1: V8 would build a constant anew at every use in a loop. */
+// @ts-ignore: decorator
+@inline function maskOf(op: Attention): v128 {
+  return i32x4.splat(0x8fffe000 * op.format);
+}
+
+/** The first four of the `i`th (a constant) eight numbers at p. Eight halves are four words, the last four in their upper parts. */
+// @ts-ignore: decorator
+@inline function lower<K>(p: usize, i: usize, mask: v128): v128 {
+  return isInteger<K>() ? v128.and(i32x4.shr_s(i32x4.shl(v128.load(p + 16 * i), 16), 3), mask) : v128.load(p + 32 * i);
+}
+
+/** The last four. */
+// @ts-ignore: decorator
+@inline function upper<K>(p: usize, i: usize, mask: v128): v128 {
+  return isInteger<K>() ? v128.and(i32x4.shr_s(v128.load(p + 16 * i), 3), mask) : v128.load(p + 32 * i + 16);
+}
+
+/** Distance of two rows of values, in bytes: a panel has 32 columns, the last one what is left. */
+// @ts-ignore: decorator
+@inline function rowBytes<K>(op: Attention, c: i32): usize {
+  return min(padded(op) - <usize>(c & ~31), 32) * sizeof<K>();
+}
+
+/** q, in what scores are made of, columns side by side; rows that are not there are 0. */
+function begin<K>(op: Attention, h: i32, row: i32, at: usize): void {
+  const d = op.headWidth, rows = rowsOf(op), factor = op.scale * <f32>1.4426950408889634 * bias<K>();
+  const ldq = <usize>op.ldq << 2;
+  let x = op.q + ((<usize>row * op.ldq + h * d) << 2), q = queriesOf(op, at), c = 0;
+  memory.fill(sumsOf(op, at), 0, padded(op) * rows << 2);
+  if (rows == 4 && row + 4 <= op.T) {
+    const by = f32x4.splat(factor);
+    for (; c + 4 <= d; c += 4, x += 16, q += 64) {
+      const a = f32x4.mul(v128.load(x), by), b = f32x4.mul(v128.load(x + ldq), by);
+      transpose(a, b, f32x4.mul(v128.load(x + 2 * ldq), by), f32x4.mul(v128.load(x + 3 * ldq), by), q, 16);
+    }
+  }
+  for (; c < d; c++, x += 4, q += rows << 2) {
+    for (let r: usize = 0; r < rows; r++) store<f32>(q + (r << 2), row + <i32>r < op.T ? load<f32>(x + r * ldq) * factor : 0);
   }
 }
 
-function score_4x8(x0: usize, ldq: usize, k: usize, d: i32, scale: f32, dst: usize, stride: usize): void {
-  let x1 = x0 + ldq, x2 = x1 + ldq, x3 = x2 + ldq;
-  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-  for (let end = x0 + (<usize>d << 2); x0 < end; ) {
-    const ka = v128.load(k), kb = v128.load(k, 16);
-    let s = v128.load32_splat(x0);
-    a0 = mulAdd(s, ka, a0); b0 = mulAdd(s, kb, b0);
-    s = v128.load32_splat(x1);
-    a1 = mulAdd(s, ka, a1); b1 = mulAdd(s, kb, b1);
-    s = v128.load32_splat(x2);
-    a2 = mulAdd(s, ka, a2); b2 = mulAdd(s, kb, b2);
-    s = v128.load32_splat(x3);
-    a3 = mulAdd(s, ka, a3); b3 = mulAdd(s, kb, b3);
-    x0 += 4; x1 += 4; x2 += 4; x3 += 4; k += 32;
-  }
-  const factor = f32x4.splat(scale);
-  v128.store(dst, f32x4.mul(a0, factor)); v128.store(dst, f32x4.mul(b0, factor), 16);
-  dst += stride;
-  v128.store(dst, f32x4.mul(a1, factor)); v128.store(dst, f32x4.mul(b1, factor), 16);
-  dst += stride;
-  v128.store(dst, f32x4.mul(a2, factor)); v128.store(dst, f32x4.mul(b2, factor), 16);
-  dst += stride;
-  v128.store(dst, f32x4.mul(a3, factor)); v128.store(dst, f32x4.mul(b3, factor), 16);
-}
-
-function score_1x8(x: usize, k: usize, d: i32, scale: f32, dst: usize): void {
-  let a = f32x4.splat(0), b = a;
-  for (let end = x + (<usize>d << 2); x < end; x += 4, k += 32) {
-    const s = v128.load32_splat(x);
-    a = mulAdd(s, v128.load(k), a); b = mulAdd(s, v128.load(k, 16), b);
-  }
-  const factor = f32x4.splat(scale);
-  v128.store(dst, f32x4.mul(a, factor)); v128.store(dst, f32x4.mul(b, factor), 16);
-}
-
-/** In place, over the first `count` numbers. There is room for whole vectors. */
-function softmax(p: usize, count: i32): void {
-  const end = p + (<usize>count << 2), rest = count & 3, whole = p + (<usize>(count & ~3) << 2), live = firstLanes(rest);
-  const nothing = f32x4.splat(-Infinity);
-  let top = nothing;
-  for (let i = p; i < whole; i += 16) top = f32x4.pmax(top, v128.load(i));
-  if (rest) top = f32x4.pmax(top, v128.bitselect(v128.load(whole), nothing, live));
-  const highest = f32x4.splat(largest(top));
-  let total = f32x4.splat(0);
-  for (let i = p; i < end; i += 16) {
-    let e = exp(f32x4.sub(v128.load(i), highest));
-    if (i == whole) e = v128.and(e, live);
-    v128.store(i, e);
-    total = f32x4.add(total, e);
-  }
-  const all = f32x4.splat(sum(total));
-  for (let i = p; i < end; i += 16) v128.store(i, f32x4.div(v128.load(i), all));
-}
-
-/** dst = the rows of v, weighted, block by block. Four rows go together as far as the first of them sees, then each by itself. */
-function mix(op: Attention, h: i32, row: i32, rows: i32, p: usize, stride: usize): void {
-  const d = op.headWidth, ldd = <usize>op.ldd << 2, ldv = <usize>op.ldv << 2;
-  const dst = op.dst + ((<usize>row * op.ldd + h * d) << 2);
-  for (let r: usize = 0; r < <usize>rows; r++) memory.fill(dst + r * ldd, 0, <usize>d << 2);
-  const together = rows == 4 ? seen(op, row) : 0, end = seen(op, row + rows - 1);
-  for (let from = 0; from < end; from += BLOCK, p += BLOCK << 2) {
-    const v = <usize>load<u32>(op.valueTable + (<usize>(from / BLOCK) << 2)) + op.valueOffset + (<usize>(h * d) << 2);
-    const common = max(min(together - from, BLOCK), 0);
-    if (common) mix_4(dst, ldd, p, stride, v, ldv, common, d);
-    for (let r = 0; r < rows; r++) {
-      const count = min(seen(op, row + r) - from, BLOCK) - common;
-      if (count > 0) mix_1(dst + <usize>r * ldd, p + <usize>r * stride + (<usize>common << 2), v + <usize>common * ldv, ldv, count, d);
+/** Scores of what the tile's last row sees of the block of key `from`, and of a few more that nobody reads. */
+function scores<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
+  const d = op.headWidth, q = queriesOf(op, at), stride = strideOf(op), end = min(seen(op, min(row + 4, op.T) - 1), from + BLOCK);
+  let k = part<K>(op, op.keyTable, op.keyOffset, from / BLOCK, h), p = at + (<usize>from << 2);
+  for (let key = from; key < end; key += 32, p += 128, k += <usize>d * 32 * sizeof<K>()) {
+    if (op.T == 1) {
+      if (end - key > 16) score_1x32<K>(q, k, d, p, mask);
+      else score_1x16<K>(q, k, d, p, mask);
+    } else {
+      const count = min(end - key, 32);
+      for (let i = 0; i < count; i += 8) score_4x8<K>(q, k + <usize>i * sizeof<K>(), d, p + (<usize>i << 2), stride, mask);
     }
   }
 }
 
-function mix_4(dst: usize, ldd: usize, p: usize, stride: usize, v: usize, ldv: usize, count: i32, d: i32): void {
-  let c = 0;
-  for (; c + 8 <= d; c += 8) mix_4x8(dst + (<usize>c << 2), ldd, p, stride, v + (<usize>c << 2), ldv, count);
-  for (let r = 0; r < 4 && c < d; r++, dst += ldd, p += stride) mixRest(dst, p, v, ldv, count, c, d);
+/** Scores to exponentials. */
+function weigh<K>(op: Attention, h: i32, row: i32, at: usize, table: usize): void {
+  const rows = min(op.T - row, 4), stride = strideOf(op);
+  let inverses = inversesOf(op, at);
+  for (let r = row; r < row + rows; r++, at += stride, inverses += 4) {
+    const count = seen(op, r), total = exponentials(at, count, table);
+    store<f32>(inverses, bias<K>() / total);
+    if (op.weights) keep(op, h, r, at, count, <f32>1 / total);
+  }
 }
 
-function mix_4x8(dst: usize, ldd: usize, p0: usize, stride: usize, v: usize, ldv: usize, count: i32): void {
+/** Adds the values that all rows of the tile see of the block of key `from`. */
+function mix<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
+  const d = op.headWidth, stride = strideOf(op), count = min(seen(op, row) - from, BLOCK);
+  let v = part<K>(op, op.valueTable, op.valueOffset, from / BLOCK, h), dst = sumsOf(op, at), c = 0;
+  at += <usize>from << 2;
+  if (op.T == 1) {
+    for (; c + 24 < d; c += 32) {
+      mix_1x32<K>(dst, at, v, count, mask);
+      v += BLOCK * 32 * sizeof<K>(); dst += 128;
+    }
+    for (; c < d; c += 8) {
+      mix_1x8<K>(dst, at, v, rowBytes<K>(op, c), count, mask);
+      v += 8 * sizeof<K>(); dst += 32;
+    }
+  } else {
+    for (; c < d; c += 8) {
+      mix_4x8<K>(dst, at, stride, v, rowBytes<K>(op, c), count, mask);
+      v += 8 * sizeof<K>(); dst += 128;
+      if ((c & 31) == 24) v += <usize>(BLOCK - 1) * 32 * sizeof<K>();
+    }
+  }
+}
+
+/** Adds what only later rows of a tile see, and divides. */
+function finish<K>(op: Attention, h: i32, row: i32, at: usize, mask: v128): void {
+  const rows = min(op.T - row, 4), d = op.headWidth, step = rowsOf(op) << 5, first = seen(op, row);
+  let sums = sumsOf(op, at), inverses = inversesOf(op, at), dst = op.dst + ((<usize>row * op.ldd + h * d) << 2);
+  for (let r = row; r < row + rows; r++) {
+    for (let key = first, end = seen(op, r); key < end; key++) addValues<K>(op, h, key, load<f32>(at + (<usize>key << 2)), sums, step, mask);
+    divide(dst, sums, step, d, load<f32>(inverses));
+    at += strideOf(op); sums += 32; inverses += 4; dst += <usize>op.ldd << 2;
+  }
+}
+
+function addValues<K>(op: Attention, h: i32, key: i32, e: f32, sums: usize, step: usize, mask: v128): void {
+  const v = part<K>(op, op.valueTable, op.valueOffset, key / BLOCK, h), s = f32x4.splat(e);
+  for (let c = 0; c < op.headWidth; c += 8, sums += step) {
+    const p = v + <usize>(c & ~31) * BLOCK * sizeof<K>() + <usize>(key % BLOCK) * rowBytes<K>(op, c) + <usize>(c & 31) * sizeof<K>();
+    v128.store(sums, mulAdd(s, lower<K>(p, 0, mask), v128.load(sums)));
+    v128.store(sums, mulAdd(s, upper<K>(p, 0, mask), v128.load(sums, 16)), 16);
+  }
+}
+
+function score_4x8<K>(q: usize, k: usize, d: i32, dst: usize, stride: usize, mask: v128): void {
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (let end = q + (<usize>d << 4); q < end; ) {
+    const ka = lower<K>(k, 0, mask), kb = upper<K>(k, 0, mask);
+    let s = v128.load32_splat(q);
+    a0 = mulAdd(s, ka, a0); b0 = mulAdd(s, kb, b0);
+    s = v128.load32_splat(q, 4);
+    a1 = mulAdd(s, ka, a1); b1 = mulAdd(s, kb, b1);
+    s = v128.load32_splat(q, 8);
+    a2 = mulAdd(s, ka, a2); b2 = mulAdd(s, kb, b2);
+    s = v128.load32_splat(q, 12);
+    a3 = mulAdd(s, ka, a3); b3 = mulAdd(s, kb, b3);
+    q += 16; k += 32 * sizeof<K>();
+  }
+  v128.store(dst, a0); v128.store(dst, b0, 16);
+  dst += stride;
+  v128.store(dst, a1); v128.store(dst, b1, 16);
+  dst += stride;
+  v128.store(dst, a2); v128.store(dst, b2, 16);
+  dst += stride;
+  v128.store(dst, a3); v128.store(dst, b3, 16);
+}
+
+function mix_4x8<K>(dst: usize, p0: usize, stride: usize, v: usize, ldv: usize, count: i32, mask: v128): void {
   let p1 = p0 + stride, p2 = p1 + stride, p3 = p2 + stride;
-  const dst1 = dst + ldd, dst2 = dst1 + ldd, dst3 = dst2 + ldd;
-  let a0 = v128.load(dst), b0 = v128.load(dst, 16), a1 = v128.load(dst1), b1 = v128.load(dst1, 16);
-  let a2 = v128.load(dst2), b2 = v128.load(dst2, 16), a3 = v128.load(dst3), b3 = v128.load(dst3, 16);
+  let a0 = v128.load(dst), b0 = v128.load(dst, 16), a1 = v128.load(dst, 32), b1 = v128.load(dst, 48);
+  let a2 = v128.load(dst, 64), b2 = v128.load(dst, 80), a3 = v128.load(dst, 96), b3 = v128.load(dst, 112);
   for (let end = p0 + (<usize>count << 2); p0 < end; ) {
-    const va = v128.load(v), vb = v128.load(v, 16);
+    const va = lower<K>(v, 0, mask), vb = upper<K>(v, 0, mask);
     let s = v128.load32_splat(p0);
     a0 = mulAdd(s, va, a0); b0 = mulAdd(s, vb, b0);
     s = v128.load32_splat(p1);
@@ -152,47 +274,119 @@ function mix_4x8(dst: usize, ldd: usize, p0: usize, stride: usize, v: usize, ldv
     a3 = mulAdd(s, va, a3); b3 = mulAdd(s, vb, b3);
     p0 += 4; p1 += 4; p2 += 4; p3 += 4; v += ldv;
   }
-  v128.store(dst, a0); v128.store(dst, b0, 16);
-  v128.store(dst1, a1); v128.store(dst1, b1, 16);
-  v128.store(dst2, a2); v128.store(dst2, b2, 16);
-  v128.store(dst3, a3); v128.store(dst3, b3, 16);
+  v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
+  v128.store(dst, a2, 64); v128.store(dst, b2, 80); v128.store(dst, a3, 96); v128.store(dst, b3, 112);
 }
 
-function mix_1(dst: usize, p: usize, v: usize, ldv: usize, count: i32, d: i32): void {
-  let c = 0;
-  for (; c + 16 <= d; c += 16) mix_1x16(dst + (<usize>c << 2), p, v + (<usize>c << 2), ldv, count);
-  if (c + 8 <= d) {
-    mix_1x8(dst + (<usize>c << 2), p, v + (<usize>c << 2), ldv, count);
-    c += 8;
+/** Enough sums under way to hide an addition's latency, and memory read from one address to the next: the processor fetches ahead. */
+function score_1x32<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void {
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (let end = q + (<usize>d << 2); q < end; q += 4) {
+    const s = v128.load32_splat(q);
+    a0 = mulAdd(s, lower<K>(k, 0, mask), a0); b0 = mulAdd(s, upper<K>(k, 0, mask), b0);
+    a1 = mulAdd(s, lower<K>(k, 1, mask), a1); b1 = mulAdd(s, upper<K>(k, 1, mask), b1);
+    a2 = mulAdd(s, lower<K>(k, 2, mask), a2); b2 = mulAdd(s, upper<K>(k, 2, mask), b2);
+    a3 = mulAdd(s, lower<K>(k, 3, mask), a3); b3 = mulAdd(s, upper<K>(k, 3, mask), b3);
+    k += 32 * sizeof<K>();
   }
-  if (c < d) mixRest(dst, p, v, ldv, count, c, d);
+  v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
+  v128.store(dst, a2, 64); v128.store(dst, b2, 80); v128.store(dst, a3, 96); v128.store(dst, b3, 112);
 }
 
-function mix_1x16(dst: usize, p: usize, v: usize, ldv: usize, count: i32): void {
-  let a0 = v128.load(dst), a1 = v128.load(dst, 16), a2 = v128.load(dst, 32), a3 = v128.load(dst, 48);
-  for (let end = p + (<usize>count << 2); p < end; p += 4, v += ldv) {
+function score_1x16<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void {
+  let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0;
+  for (let end = q + (<usize>d << 2); q < end; q += 4) {
+    const s = v128.load32_splat(q);
+    a0 = mulAdd(s, lower<K>(k, 0, mask), a0); b0 = mulAdd(s, upper<K>(k, 0, mask), b0);
+    a1 = mulAdd(s, lower<K>(k, 1, mask), a1); b1 = mulAdd(s, upper<K>(k, 1, mask), b1);
+    k += 32 * sizeof<K>();
+  }
+  v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
+}
+
+function mix_1x32<K>(dst: usize, p: usize, v: usize, count: i32, mask: v128): void {
+  let a0 = v128.load(dst), b0 = v128.load(dst, 16), a1 = v128.load(dst, 32), b1 = v128.load(dst, 48);
+  let a2 = v128.load(dst, 64), b2 = v128.load(dst, 80), a3 = v128.load(dst, 96), b3 = v128.load(dst, 112);
+  for (let end = p + (<usize>count << 2); p < end; p += 4) {
     const s = v128.load32_splat(p);
-    a0 = mulAdd(s, v128.load(v), a0); a1 = mulAdd(s, v128.load(v, 16), a1);
-    a2 = mulAdd(s, v128.load(v, 32), a2); a3 = mulAdd(s, v128.load(v, 48), a3);
+    a0 = mulAdd(s, lower<K>(v, 0, mask), a0); b0 = mulAdd(s, upper<K>(v, 0, mask), b0);
+    a1 = mulAdd(s, lower<K>(v, 1, mask), a1); b1 = mulAdd(s, upper<K>(v, 1, mask), b1);
+    a2 = mulAdd(s, lower<K>(v, 2, mask), a2); b2 = mulAdd(s, upper<K>(v, 2, mask), b2);
+    a3 = mulAdd(s, lower<K>(v, 3, mask), a3); b3 = mulAdd(s, upper<K>(v, 3, mask), b3);
+    v += 32 * sizeof<K>();
   }
-  v128.store(dst, a0); v128.store(dst, a1, 16); v128.store(dst, a2, 32); v128.store(dst, a3, 48);
+  v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
+  v128.store(dst, a2, 64); v128.store(dst, b2, 80); v128.store(dst, a3, 96); v128.store(dst, b3, 112);
 }
 
-function mix_1x8(dst: usize, p: usize, v: usize, ldv: usize, count: i32): void {
+function mix_1x8<K>(dst: usize, p: usize, v: usize, ldv: usize, count: i32, mask: v128): void {
   let a = v128.load(dst), b = v128.load(dst, 16);
   for (let end = p + (<usize>count << 2); p < end; p += 4, v += ldv) {
     const s = v128.load32_splat(p);
-    a = mulAdd(s, v128.load(v), a); b = mulAdd(s, v128.load(v, 16), b);
+    a = mulAdd(s, lower<K>(v, 0, mask), a); b = mulAdd(s, upper<K>(v, 0, mask), b);
   }
   v128.store(dst, a); v128.store(dst, b, 16);
 }
 
-/** Columns c … d − 1, fewer than 8, one by one: the next head's begin behind them. */
-function mixRest(dst: usize, p: usize, v: usize, ldv: usize, count: i32, c: i32, d: i32): void {
-  for (; c < d; c++) {
-    const at = <usize>c << 2;
-    let total = load<f32>(dst + at);
-    for (let j: usize = 0; j < <usize>count; j++) total += load<f32>(p + (j << 2)) * load<f32>(v + j * ldv + at);
-    store<f32>(dst + at, total);
+/**
+ * The numbers of 2ˣ, which is 2ⁿ 2ᶠ with |f| ≤ ½ and 2ᶠ ≈ 1 + f P(f), P of degree 4, fitted for the least largest relative error (1.1e-7) by
+ * reweighted least squares; with rounding it is within 4 ulp, and 1 for 0. Adding 1.5 · 2²³ rounds to n and leaves it in the low bits, for
+ * halves with 112 more. They lie in memory since V8 would build literals anew at each use.
+ */
+function powersTable<K>(table: usize): void {
+  store<f32>(table, 12582912 + (isInteger<K>() ? 112 : 0));
+  store<f32>(table, 0.6931470036506653, 4); store<f32>(table, 0.24022242426872253, 8); store<f32>(table, 0.05550733581185341, 12); store<f32>(table, 0.009671512991189957, 16); store<f32>(table, 0.001326472731307149, 20);
+  store<f32>(table, 1, 24);
+  store<f32>(table, -126, 28); // below it are subnormal numbers, which become 0
+}
+
+// @ts-ignore: decorator
+@inline function power(x: v128, table: usize): v128 {
+  const magic = v128.load32_splat(table), shifted = f32x4.add(x, magic), f = f32x4.sub(x, f32x4.sub(shifted, magic)), f2 = f32x4.mul(f, f);
+  let p = mulAdd(v128.load32_splat(table, 20), f, v128.load32_splat(table, 16));
+  p = mulAdd(p, f2, mulAdd(v128.load32_splat(table, 12), f, v128.load32_splat(table, 8)));
+  p = mulAdd(p, f2, mulAdd(v128.load32_splat(table, 4), f, v128.load32_splat(table, 24)));
+  return v128.andnot(i32x4.add(p, i32x4.shl(shifted, 23)), f32x4.lt(x, v128.load32_splat(table, 28)));
+}
+
+/** Of the first `count` scores the powers of 2 of their distance to the largest, in place; for halves times 2¹¹². There is room for whole vectors. @returns their sum */
+function exponentials(p: usize, count: i32, table: usize): f32 {
+  const end = p + (<usize>count << 2), rest = count & 3, whole = p + (<usize>(count & ~3) << 2), live = firstLanes(rest);
+  const nothing = f32x4.splat(-Infinity);
+  let a = nothing, b = a, c = a, d = a, i = p;
+  for (; i + 64 <= whole; i += 64) {
+    a = f32x4.pmax(a, v128.load(i)); b = f32x4.pmax(b, v128.load(i, 16)); c = f32x4.pmax(c, v128.load(i, 32)); d = f32x4.pmax(d, v128.load(i, 48));
+  }
+  for (; i < whole; i += 16) a = f32x4.pmax(a, v128.load(i));
+  if (rest) b = f32x4.pmax(b, v128.bitselect(v128.load(whole), nothing, live));
+  const highest = f32x4.splat(largest(f32x4.pmax(f32x4.pmax(a, b), f32x4.pmax(c, d))));
+  let total = f32x4.splat(0);
+  for (i = p; i < whole; i += 16) {
+    const e = power(f32x4.sub(v128.load(i), highest), table);
+    total = f32x4.add(total, e);
+    v128.store(i, e);
+  }
+  if (i < end) {
+    const e = v128.and(power(f32x4.sub(v128.load(i), highest), table), live);
+    total = f32x4.add(total, e);
+    v128.store(i, e);
+  }
+  return sum(total);
+}
+
+/** A row's probabilities. */
+function keep(op: Attention, h: i32, row: i32, p: usize, count: i32, factor: f32): void {
+  const dst = op.weights + ((<usize>h * op.T + row) * op.S << 2), bytes = <usize>count << 2;
+  for (let at: usize = 0; at < bytes; at += 4) store<f32>(dst + at, load<f32>(p + at) * factor);
+  memory.fill(dst + bytes, 0, (<usize>op.S << 2) - bytes);
+}
+
+/** A row of the result from its sums, whose eights are `step` bytes apart. */
+function divide(dst: usize, sums: usize, step: usize, d: i32, inverse: f32): void {
+  const by = f32x4.splat(inverse);
+  for (let c = 0; c < d; c += 4) {
+    const v = f32x4.mul(v128.load(sums + <usize>(c >> 3) * step + (<usize>(c & 4) << 2)), by), at = dst + (<usize>c << 2);
+    if (c + 4 <= d) v128.store(at, v);
+    else storePart(at, v, d - c);
   }
 }

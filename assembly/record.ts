@@ -83,19 +83,19 @@ export namespace Type {
 @unmanaged export class Copy extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; y: usize; ldy: i32; M: i32; D: i32; }
 
 /**
- * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset.
- * Keys lie in panels of 8 rows, [BLOCK / 8][D][8]; values lie row by row, [BLOCK][ldd].
+ * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset, in `format` f32 or f16.
+ * Each head's columns are one piece, with room for ⌈headWidth / 8⌉ · 8: keys [BLOCK / 32][headWidth][32], values in panels of 32 columns.
  */
-@unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; ldd: i32; }
+@unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; headWidth: i32; format: u32; }
 
 /**
  * dst[T, heads · d] = softmax(q kᵀ · scale) v. Row i sees the rows 0 … past + i when causal, else all S.
- * Keys as store_keys writes them; values [BLOCK][ldv]. weights: f32 [heads, T, S], the probabilities (unless 0).
+ * Keys and values as store_keys and store_values write them. weights: f32 [heads, T, S], the probabilities (unless 0).
  * scratch: threads · scratchBytes bytes.
  */
 @unmanaged export class Attention extends Record {
-  dst: usize; ldd: i32; q: usize; ldq: i32; keyTable: usize; keyOffset: usize; valueTable: usize; valueOffset: usize; ldv: i32;
-  T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: usize; scratch: usize; scratchBytes: i32; D: i32;
+  dst: usize; ldd: i32; q: usize; ldq: i32; keyTable: usize; keyOffset: usize; valueTable: usize; valueOffset: usize; format: u32;
+  T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: usize; scratch: usize; scratchBytes: i32;
 }
 
 /** dst: { id: u32, best: f32, second: f32 } over x[N] without the banned ids. banned: { id: u32, kept: f32 } [bans]. The lowest id wins a tie. */

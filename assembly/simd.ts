@@ -36,6 +36,15 @@ export function firstLanes(count: i32): v128 {
   return i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(count));
 }
 
+/** Four rows of four numbers become columns: `step` bytes from one to the next. */
+// @ts-ignore: decorator
+@inline export function transpose(a: v128, b: v128, c: v128, d: v128, dst: usize, step: usize): void {
+  const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5), cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
+  v128.store(dst, v128.shuffle<i64>(ab, cd, 0, 2)); v128.store(dst + step, v128.shuffle<i64>(ab, cd, 1, 3));
+  const ab2 = v128.shuffle<i32>(a, b, 2, 6, 3, 7), cd2 = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
+  v128.store(dst + 2 * step, v128.shuffle<i64>(ab2, cd2, 0, 2)); v128.store(dst + 3 * step, v128.shuffle<i64>(ab2, cd2, 1, 3));
+}
+
 // @ts-ignore: decorator
 @inline export function sum(v: v128): f32 {
   return (f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 2)) + (f32x4.extract_lane(v, 1) + f32x4.extract_lane(v, 3));

@@ -62,13 +62,13 @@ for (const K of [2048, 8192]) for (const format of formats) {
     return `${(packedBytes(format, N, K) / time / 1e9).toFixed(1)} GB/s, ${((N * K) / time / 1e9).toFixed(1)} G weights/s`;
   });
 }
-for (const [T, S, heads, causal] of [[257, 257, 16, 0], [72, 72, 32, 1], [1, 300, 32, 1]] as const) {
-  report(`attention ${T}×${S}, ${heads} heads of 64`, () => {
+for (const [T, S, heads, causal] of [[257, 257, 16, 0], [72, 72, 32, 1], [1, 300, 32, 1]] as const) for (const format of causal ? [0, 1] : [0]) {
+  report(`attention ${T}×${S}, ${heads} heads of 64 in ${format ? "f16" : "f32"}`, () => {
     const D = heads * 64, tables = LIST + 1024, blocks = Math.ceil(S / 64);
     for (let b = 0; b < 2 * blocks; b++) new DataView(memory.buffer).setUint32(tables + 4 * b, W + b * D * 256, true);
     const time = seconds("attention", {
-      dst: DST, ldd: D, q: X, ldq: D, keyTable: tables, keyOffset: 0, valueTable: tables + 4 * blocks, valueOffset: 0, ldv: D,
-      T, S, heads, headWidth: 64, causal, scale: 1 / 8, scratch: OTHER, scratchBytes: 1e6, D,
+      dst: DST, ldd: D, q: X, ldq: D, keyTable: tables, keyOffset: 0, valueTable: tables + 4 * blocks, valueOffset: 0, format,
+      T, S, heads, headWidth: 64, causal, scale: 1 / 8, scratch: OTHER, scratchBytes: 64 + 16 * (4 * (Math.ceil(S / 32) * 32 + 16) + 528),
     });
     const pairs = causal ? T * S - (T * (T - 1)) / 2 : T * S;
     return `${((4 * pairs * D) / time / 1e9).toFixed(1)} Gop/s, ${(time * 1e6).toFixed(0)} µs`;
@@ -87,4 +87,4 @@ for (const format of [0, 1, 2, 4] as const) {
   report(`pack F16 to format ${format}`, () => perElement(seconds("pack", { dst: W, format, src: X, type: 1, N: 1024, K: 2048 }), 1024 * 2048));
 }
 report("argmax of 65037", () => `${(seconds("argmax", { dst: DST, x: X, N: 65037, bans: 0 }) * 1e6).toFixed(0)} µs`);
-report("store_keys 64×2048", () => `${(seconds("store_keys", { x: X, ldx: 2048, table: LIST + 1024, offset: 0, position: 0, M: 64, D: 2048, ldd: 2048 }) * 1e6).toFixed(0)} µs`);
+for (const format of [0, 1]) report(`store_keys 64×2048 in ${format ? "f16" : "f32"}`, () => `${(seconds("store_keys", { x: X, ldx: 2048, table: LIST + 1024, offset: 0, position: 0, M: 64, D: 2048, headWidth: 64, format }) * 1e6).toFixed(0)} µs`);

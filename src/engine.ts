@@ -3,11 +3,11 @@
  */
 import type { Backend } from "./backend/backend.js";
 import { capabilities, createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
-import { type Dtype, type DtypeName, dtypeOf } from "./dtype.js";
+import { type CacheDtype, cacheDtypeOf, type Dtype, type DtypeName, dtypeOf } from "./dtype.js";
 import { type GenerationConfig, readGenerationConfig } from "./generate/config.js";
 import { agreed, Habits } from "./generate/guess.js";
 import { Pace } from "./generate/pace.js";
-import { Cache } from "./graph/cache.js";
+import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
 import type { Memory } from "./graph/memory.js";
 import { BANS, Batch, type Pass, Recorder, roomFor } from "./graph/recorder.js";
@@ -15,7 +15,7 @@ import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
 import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js";
 import { interpolatePositions } from "./model/positions.js";
-import { estimate, refuseTooLarge } from "./memory.js";
+import { cacheShape, estimate, refuseTooLarge } from "./memory.js";
 import { abortable } from "./pause.js";
 import { countOf, type Prefix, type Text } from "./prefix.js";
 import { Checkpoint } from "./weights/checkpoint.js";
@@ -34,6 +34,8 @@ export interface LoadProgress {
 
 export interface EngineOptions extends Omit<WasmOptions, "maxBytes" | "minBytes"> {
   dtype?: DtypeName;
+  /** How keys and values of a text are kept: half as much memory in f16. Default `"auto"`: f32 beside f32 weights, else f16. */
+  cache?: CacheDtype;
   onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -118,7 +120,7 @@ export class Engine {
 
   private constructor(
     readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: Exclude<Dtype, "auto">,
-    readonly backend: Backend, private readonly weights: Weights, readonly loadMs: number,
+    readonly cacheDtype: CacheFormat, readonly backend: Backend, private readonly weights: Weights, readonly loadMs: number,
   ) {
     const { embedDim, padTokenId } = config.textConfig;
     this.sinusoids = new SinusoidTable(backend, embedDim, padTokenId);
@@ -129,13 +131,15 @@ export class Engine {
     const start = performance.now();
     const { signal, onProgress, logger } = options;
     const asked = dtypeOf(options.dtype);
+    cacheDtypeOf(options.cache, "f32"); // before any work
     const config = await Kosmos2Config.fromFiles(files, signal);
     const generation = await readGenerationConfig(files, config.textConfig, signal);
     const checkpoint = await Checkpoint.open(files, { signal });
     try {
       const dtype = loadedDtype(checkpoint, asked);
+      const cache = cacheDtypeOf(options.cache, dtype);
       const { used } = await capabilities(options);
-      const least = estimate(checkpoint, config, dtype, used.threads), most = estimate(checkpoint, config, dtype, used.threads, RESERVED_TOKENS);
+      const least = estimate(checkpoint, config, dtype, cache, used.threads), most = estimate(checkpoint, config, dtype, cache, used.threads, RESERVED_TOKENS);
       refuseTooLarge(files.name, least);
       const backend = await createWasmBackend({ ...options, minBytes: least.totalBytes, maxBytes: most.totalBytes + RESERVED_BYTES });
       try {
@@ -143,7 +147,7 @@ export class Engine {
           signal, logger,
           onProgress: onProgress && (({ loaded, total, file }) => onProgress({ loaded, total, file, phase: "read" })),
         });
-        return new Engine(config, generation, dtype, backend, weights, performance.now() - start);
+        return new Engine(config, generation, dtype, cache, backend, weights, performance.now() - start);
       } catch (error) {
         await backend.dispose();
         throw error;
@@ -180,8 +184,7 @@ export class Engine {
 
   /** A new text. Give it back with `end`. */
   begin(): Sequence {
-    const { layers, embedDim } = this.config.textConfig;
-    return { cache: new Cache(this.memory, layers, embedDim, this.contextSize), known: 0, plans: new Map() };
+    return { cache: new Cache(this.memory, cacheShape(this.config.textConfig, this.cacheDtype), this.contextSize), known: 0, plans: new Map() };
   }
 
   /** A new text that begins with what `prefix` keeps, as far as it does: its sequence, to be given back, and what is left to read. */

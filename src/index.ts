@@ -7,7 +7,7 @@ export {
   Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateInputs, type GenerateOutput, type LoadOptions,
   type ModelInputs, type ModelOutput, type Session, type Timings,
 } from "./modeling.js";
-export type { Dtype, DtypeName } from "./dtype.js";
+export type { CacheDtype, Dtype, DtypeName } from "./dtype.js";
 export type { LoadProgress } from "./engine.js";
 export { estimateMemory, type EstimateOptions, type MemoryEstimate } from "./memory.js";
 export type { GenerateOptions } from "./generate/options.js";

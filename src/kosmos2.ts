@@ -93,7 +93,7 @@ export class Kosmos2 {
     await openModel(source, options);
     const work = following(options.signal);
     const cached = { ...options, refresh: false, signal: work.signal };
-    const { dtype, threads, engine, shared, wasmUrl, workerFactory, onProgress, ...opening } = cached;
+    const { dtype, cache, threads, engine, shared, wasmUrl, workerFactory, onProgress, ...opening } = cached;
     const loading = Kosmos2ForConditionalGeneration.fromPretrained(source, cached); // first: its threads take longest to start
     void prepareImages();
     try {

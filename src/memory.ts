@@ -1,8 +1,8 @@
 /** How much memory a model takes, before any of it is loaded. Passes are recorded as the engine records them, over weights that are not there. */
 import { availableThreads } from "#platform";
-import { type Dtype, dtypeOf, type DtypeName } from "./dtype.js";
+import { type CacheDtype, cacheDtypeOf, type Dtype, dtypeOf, type DtypeName } from "./dtype.js";
 import { Kosmos2Error } from "./errors.js";
-import { Cache } from "./graph/cache.js";
+import { Cache, type CacheFormat, type CacheShape } from "./graph/cache.js";
 import type { Memory } from "./graph/memory.js";
 import { BLOCK } from "./graph/record.js";
 import { Batch, Recorder } from "./graph/recorder.js";
@@ -24,6 +24,8 @@ export interface MemoryEstimate {
   weightBytes: number;
   /** The weights' parts; `embeddings` are the text's table, and the output's where it has one of its own. */
   parts: { vision: number; resampler: number; decoder: number; embeddings: number };
+  /** In which keys and values are held. */
+  cache: Exclude<CacheDtype, "auto">;
   /** Keys, values and positions of a text of `tokens`. */
   cacheBytes: number;
   /** What a pass needs while it runs: the picture's, or that of a prompt of `tokens`. */
@@ -37,6 +39,8 @@ export interface MemoryEstimate {
 
 export interface EstimateOptions extends Pick<OpenOptions, "signal" | "revision" | "token" | "cacheDir" | "localFilesOnly" | "endpoint" | "fetch"> {
   dtype?: DtypeName;
+  /** As for loading. */
+  cache?: CacheDtype;
   /** The longest text, prompt and answer. Default 256, or the model's context when that is less. */
   tokens?: number;
   /** Default: what the machine grants. */
@@ -57,19 +61,21 @@ const BESIDES = 2 ** 23;
  *   if (!fits) console.error(`${totalBytes} bytes are too many`);
  */
 export async function estimateMemory(source: ModelSource, options: EstimateOptions = {}): Promise<MemoryEstimate> {
-  const { dtype, tokens, threads = availableThreads().threads, signal } = options;
+  const { dtype, cache, tokens, threads = availableThreads().threads, signal } = options;
   const asked = dtypeOf(dtype);
+  cacheDtypeOf(cache, "f32");
   const files = await openModel(source, options);
   const config = await Kosmos2Config.fromFiles(files, signal);
   const checkpoint = await Checkpoint.open(files, { signal });
   try {
-    return estimate(checkpoint, config, loadedDtype(checkpoint, asked), threads, tokens);
+    const held = loadedDtype(checkpoint, asked);
+    return estimate(checkpoint, config, held, cacheDtypeOf(cache, held), threads, tokens);
   } finally {
     await checkpoint.close();
   }
 }
 
-export function estimate(checkpoint: Checkpoint, config: Kosmos2Config, dtype: Format, threads: number, tokens = 256): MemoryEstimate {
+export function estimate(checkpoint: Checkpoint, config: Kosmos2Config, dtype: Format, cache: CacheFormat, threads: number, tokens = 256): MemoryEstimate {
   tokens = Math.min(tokens, config.textConfig.maxPositionEmbeddings);
   const weightBytes = packInfo(checkpoint) ? packMemoryBytes(checkpoint) : packedWeightBytes(config, dtype);
   const parts = { vision: 0, resampler: 0, decoder: 0, embeddings: 0 };
@@ -77,9 +83,9 @@ export function estimate(checkpoint: Checkpoint, config: Kosmos2Config, dtype: F
     if (spec.name === "text_model.lm_head.weight" && config.tieWordEmbeddings) continue;
     parts[partOf(spec.name)] += storedBytes(spec, dtype);
   }
-  const { cacheBytes, arenaBytes } = passes(config, dtype, threads, tokens);
+  const { cacheBytes, arenaBytes } = passes(config, dtype, cache, threads, tokens);
   const totalBytes = weightBytes + cacheBytes + arenaBytes + BESIDES;
-  return { dtype, weightBytes, parts, cacheBytes, arenaBytes, totalBytes, availableBytes: addressable, fits: totalBytes <= addressable };
+  return { dtype, weightBytes, parts, cache, cacheBytes, arenaBytes, totalBytes, availableBytes: addressable, fits: totalBytes <= addressable };
 }
 
 /** @throws {Kosmos2Error} code `memory-exhausted` when a model can't fit, before anything is allocated */
@@ -97,6 +103,9 @@ export function partOf(name: string): keyof MemoryEstimate["parts"] {
   return /embed_tokens|lm_head/.test(name) ? "embeddings" : "decoder";
 }
 
+export const cacheShape = ({ layers, embedDim, attentionHeads: heads }: Kosmos2Config["textConfig"], format: CacheFormat): CacheShape =>
+  ({ layers, heads, headWidth: embedDim / heads, format });
+
 /** Counts instead of giving. */
 class Counting implements Memory {
   bytes = 0;
@@ -109,7 +118,7 @@ class Counting implements Memory {
 }
 
 /** What a picture and a text take, by recording both. */
-function passes(config: Kosmos2Config, dtype: Format, threads: number, tokens: number): { cacheBytes: number; arenaBytes: number } {
+function passes(config: Kosmos2Config, dtype: Format, format: CacheFormat, threads: number, tokens: number): { cacheBytes: number; arenaBytes: number } {
   const { textConfig: text, visionConfig: vision } = config;
   const specs = new Map(modelTensors(config).map((spec) => [spec.name, spec]));
   const absent: Weights = {
@@ -129,7 +138,7 @@ function passes(config: Kosmos2Config, dtype: Format, threads: number, tokens: n
   const pixels = new Float32Array(vision.numChannels * vision.imageSize ** 2);
   seeing.keep("image_embeds", see(seeing, seeing.input(pixels, vision.numChannels * vision.imageSize, vision.imageSize), w, config));
 
-  const cache = new Cache(memory, text.layers, text.embedDim, text.maxPositionEmbeddings);
+  const cache = new Cache(memory, cacheShape(text, format), text.maxPositionEmbeddings);
   cache.reserve(tokens);
   const reading = new Recorder(threads, sinusoids), ids = new Array<number>(tokens).fill(0);
   const images = reading.input(new Float32Array(config.latentQueryNum * text.embedDim), config.latentQueryNum, text.embedDim);

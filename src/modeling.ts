@@ -401,7 +401,7 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
 }
 
 export const loadKeys = [
-  "dtype", "threads", "engine", "shared", "wasmUrl", "workerFactory", "signal", "onProgress", "logger",
+  "dtype", "cache", "threads", "engine", "shared", "wasmUrl", "workerFactory", "signal", "onProgress", "logger",
   "revision", "token", "cacheDir", "localFilesOnly", "refresh", "endpoint", "fetch", "concurrency",
 ];
 

@@ -12,7 +12,7 @@ Says what this machine and runtime offer, what is used of it, and why not more.
 export async function doctor(args: string[], terminal: Terminal): Promise<number> {
   const { values, positionals } = parse(args, engineOptions);
   if (positionals.length) throw new UsageError(`doctor takes no "${positionals[0]}"`);
-  const { dtype: _, ...options } = loadOptions(values);
+  const { dtype: _, cache: __, ...options } = loadOptions(values);
   const found = await capabilities({ ...options, maxBytes: 2 ** 32 });
   const machine = {
     runtime: runtime(), platform: `${process.platform} ${process.arch}`, processor: cpus()[0]?.model.trim() ?? "unknown",

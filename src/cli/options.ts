@@ -11,6 +11,7 @@ export class UsageError extends Error {}
 /** Options that `caption` and `verify` share: how the engine runs. */
 export const engineOptions = {
   dtype: { type: "string" },
+  cache: { type: "string" },
   threads: { type: "string" },
   engine: { type: "string" },
   "no-shared": { type: "boolean" },
@@ -39,14 +40,16 @@ export function oneOf<T extends string>(name: string, value: string | undefined,
 }
 
 export const dtypes = ["auto", "f32", "f16", "i8", "i4", "fp32", "fp16", "q8", "q4"] as const;
+export const caches = ["auto", "f32", "f16"] as const;
 export const engines = ["plain", "relaxed"] as const;
 
 /** The part of `LoadOptions` that the command line can say. */
-export function loadOptions(values: { dtype?: string; threads?: string; engine?: string; "no-shared"?: boolean }) {
+export function loadOptions(values: { dtype?: string; cache?: string; threads?: string; engine?: string; "no-shared"?: boolean }) {
   const dtype = oneOf("dtype", values.dtype, dtypes);
+  const cache = oneOf("cache", values.cache, caches);
   const threads = count("threads", values.threads);
   const engine = oneOf("engine", values.engine, engines);
-  return { ...(dtype && { dtype }), ...(threads && { threads }), ...(engine && { engine }), ...(values["no-shared"] && { shared: false }) };
+  return { ...(dtype && { dtype }), ...(cache && { cache }), ...(threads && { threads }), ...(engine && { engine }), ...(values["no-shared"] && { shared: false }) };
 }
 
 /** `--model`: a folder that exists is meant as one; anything else is what `Kosmos2.load` takes it for. */

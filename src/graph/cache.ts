@@ -4,7 +4,22 @@
  */
 import type { Memory } from "./memory.js";
 import { bytesOf } from "./memory.js";
-import { BLOCK, strideOf } from "./record.js";
+import { BLOCK } from "./record.js";
+
+/** How keys and values are kept. */
+export type CacheFormat = "f32" | "f16";
+
+/** What a cache is for: the sizes of a decoder's attention, and how its numbers are kept. */
+export interface CacheShape {
+  readonly layers: number;
+  readonly heads: number;
+  readonly headWidth: number;
+  readonly format: CacheFormat;
+}
+
+/** Bytes of a block's keys, or values, of one layer: each head's columns are one piece (assembly/store.ts). */
+export const partBytes = ({ heads, headWidth, format }: Omit<CacheShape, "layers">): number =>
+  heads * Math.ceil(headWidth / 8) * 8 * BLOCK * (format === "f16" ? 2 : 4);
 
 /** Room for BLOCK rows, and how many caches have it. */
 interface Block {
@@ -17,13 +32,10 @@ export class Cache {
   length = 0;
   /** Address of the table of block addresses. */
   readonly table: number;
-  /** Distance of two rows of values, in numbers. */
-  readonly stride: number;
   private readonly blocks: Block[] = [];
 
   /** @param capacity the most rows it will ever hold, which only sizes the table */
-  constructor(private readonly memory: Memory, private readonly layers: number, readonly width: number, readonly capacity: number) {
-    this.stride = strideOf(width);
+  constructor(private readonly memory: Memory, readonly shape: CacheShape, readonly capacity: number) {
     this.table = memory.alloc(4 * Math.ceil(capacity / BLOCK));
   }
 
@@ -31,14 +43,14 @@ export class Cache {
   reserve(rows: number): void {
     if (this.length + rows > this.capacity) throw new RangeError(`Cannot cache ${this.length + rows} rows: room for ${this.capacity}`);
     const known = this.blocks.length;
-    while (this.blocks.length * BLOCK < this.length + rows) this.blocks.push({ address: this.memory.alloc(this.offset(this.layers, "keys")), users: 1 });
+    while (this.blocks.length * BLOCK < this.length + rows) this.blocks.push({ address: this.memory.alloc(this.offset(this.shape.layers, "keys")), users: 1 });
     if (this.blocks.length > known) this.writeTable();
   }
 
   /** A cache that begins with the first rows of this one: whole blocks that both have and neither writes again. */
   share(rows: number): Cache {
     if (rows % BLOCK !== 0 || rows > this.length) throw new RangeError(`Cannot share ${rows} rows of ${this.length}: whole blocks of ${BLOCK}`);
-    const other = new Cache(this.memory, this.layers, this.width, this.capacity);
+    const other = new Cache(this.memory, this.shape, this.capacity);
     for (const block of this.blocks.slice(0, rows / BLOCK)) {
       block.users++;
       other.blocks.push(block);
@@ -50,7 +62,7 @@ export class Cache {
 
   /** Where in a block a layer's keys or values begin, in bytes. */
   offset(layer: number, part: "keys" | "values"): number {
-    return (layer * (this.width + this.stride) + (part === "values" ? this.width : 0)) * BLOCK * 4;
+    return (2 * layer + (part === "values" ? 1 : 0)) * partBytes(this.shape);
   }
 
   free(): void {

@@ -40,7 +40,7 @@ const Matmul = {
   M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?", scratch: "address?",
 } as const satisfies Layout;
 const Store = {
-  x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32", ldd: "i32",
+  x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32", headWidth: "i32", format: "u32",
 } as const satisfies Layout;
 
 /** The words of each kernel's record; their order is their place. */
@@ -64,8 +64,8 @@ export const layouts = {
   store_values: Store,
   attention: {
     dst: "address", ldd: "i32", q: "address", ldq: "i32", keyTable: "address", keyOffset: "address", valueTable: "address",
-    valueOffset: "address", ldv: "i32", T: "i32", S: "i32", heads: "i32", headWidth: "i32", causal: "i32", scale: "f32",
-    weights: "address?", scratch: "address", scratchBytes: "i32", D: "i32",
+    valueOffset: "address", format: "u32", T: "i32", S: "i32", heads: "i32", headWidth: "i32", causal: "i32", scale: "f32",
+    weights: "address?", scratch: "address", scratchBytes: "i32",
   },
   argmax: { dst: "address", x: "address", N: "i32", banned: "address?", bans: "i32" },
   pack: { dst: "address", format: "u32", src: "address", type: "u32", N: "i32", K: "i32" },

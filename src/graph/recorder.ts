@@ -5,7 +5,7 @@
  * Numbers are not changed by what is kept: a tap only makes a result live to the end of the pass.
  */
 import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens } from "./graph.js";
-import type { Cache } from "./cache.js";
+import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, strideOf, writeRecord } from "./record.js";
@@ -79,6 +79,8 @@ type Late = () => number;
 
 /** One set of cached or fresh keys and values for each sequence. */
 interface Seen extends KeysValues {
+  /** Columns of a head, as they were stored. */
+  readonly headWidth: number;
   readonly sequences: readonly {
     readonly rows: number;
     readonly seen: Late;
@@ -89,10 +91,16 @@ interface Seen extends KeysValues {
     readonly keyOffset: number;
     readonly valueTable: Place;
     readonly valueOffset: number;
-    readonly ldv: number;
+    readonly format: CacheFormat;
     /** What the tables point at, and so must live. */
     readonly behind: Record<string, Place>;
   }[];
+}
+
+/** Keys and values of one pass alone. */
+interface Fresh extends KeysValues {
+  readonly k: Matrix;
+  readonly v: Matrix;
 }
 
 /** Caches with the rows that this pass adds to each. */
@@ -103,8 +111,14 @@ export class Batch implements Past {
   }
 }
 
-/** What one thread of an attention over `seen` rows needs: assembly/attention.ts holds the scores of 4 query rows at once. */
-const attentionScratch = (seen: number) => align(4 * Math.ceil(seen / 8) * 8 * 4);
+/** Tiles that one thread of an attention takes together: of one head, or heads of a single tile, whose parts of a block are then one long piece. */
+const TILES = 4, HEADS = 16;
+
+/** What one thread of an attention of `T` rows over `seen` needs (assembly/attention.ts). */
+function attentionScratch(T: number, seen: number, heads: number, headWidth: number, threads: number): number {
+  const rows = T === 1 ? 1 : 4, tile = rows * (4 * (Math.ceil(seen / 32) * 32 + 16) + 8 * Math.ceil(headWidth / 8) * 8 + 16);
+  return align(64 + tile * Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads)));
+}
 
 /**
  * A recorded pass: records and what to write before them, once its arena has an address. It can be run again for other tokens:
@@ -204,40 +218,50 @@ export class Recorder implements Graph {
     return dst;
   }
 
+  /** Stored when an attention says in how many heads. */
   keysValues(k: Matrix, v: Matrix): KeysValues {
-    const x = k as Rows, values = v as Rows;
-    const blocks = Math.ceil(k.rows / BLOCK), keyBytes = BLOCK * k.columns * 4, valueBytes = BLOCK * values.stride * 4;
-    const keys = { slot: this.slot(blocks * keyBytes), offset: 0 };
-    const keyTable = this.table(keys, blocks, keyBytes), valueTable = this.table(values, blocks, valueBytes);
-    this.record(
-      "store_keys",
-      { ldx: x.stride, offset: 0, position: 0, M: k.rows, D: k.columns, ldd: 0 },
-      { x, table: keyTable, keys },
-    );
-    const whole = { rows: Infinity, seen: () => k.rows, room: k.rows, causal: false, keyOffset: 0, valueOffset: 0, ldv: values.stride };
-    return { width: k.columns, sequences: [{ ...whole, keyTable, valueTable, behind: { keys, values } }] } as Seen;
+    return { width: k.columns, k, v } as Fresh;
+  }
+
+  private store({ k, v, width }: Fresh, heads: number): Seen {
+    const shape = { heads, headWidth: width / heads, format: "f32" } as const, blocks = Math.ceil(k.rows / BLOCK), bytes = partBytes(shape);
+    const [keys, values] = [k, v].map((x, i) => {
+      const to = { slot: this.slot(blocks * bytes), offset: 0 }, table = this.table(to, blocks, bytes);
+      this.record(
+        i === 0 ? "store_keys" : "store_values",
+        { ldx: (x as Rows).stride, offset: 0, position: 0, M: x.rows, D: width, headWidth: shape.headWidth, format: formats.f32 },
+        { x: x as Rows, table, to },
+      );
+      return { to, table };
+    });
+    const part = {
+      rows: Infinity, seen: () => k.rows, room: k.rows, causal: false, format: shape.format,
+      keyTable: keys.table, keyOffset: 0, valueTable: values.table, valueOffset: 0, behind: { keys: keys.to, values: values.to },
+    };
+    return { width, headWidth: shape.headWidth, sequences: [part] };
   }
 
   append(past: Past, layer: number, k: Matrix, v: Matrix): KeysValues {
     let row = 0;
-    const sequences = (past as Batch).sequences.map(({ cache, rows }) => {
-      const table = { slot: undefined, offset: cache.table };
+    const { sequences } = past as Batch, { headWidth } = sequences[0].cache.shape;
+    const parts = sequences.map(({ cache, rows }) => {
+      const table = { slot: undefined, offset: cache.table }, { format } = cache.shape;
       const position = () => cache.length;
       for (const part of ["keys", "values"] as const) {
         const x = this.rows(part === "keys" ? k : v, row, row + rows) as Rows;
         this.record(
           `store_${part}`,
-          { ldx: x.stride, offset: cache.offset(layer, part), position, M: rows, D: x.columns, ldd: cache.stride },
+          { ldx: x.stride, offset: cache.offset(layer, part), position, M: rows, D: x.columns, headWidth, format: formats[format] },
           { x, table },
         );
       }
       row += rows;
       return {
-        rows, seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, ldv: cache.stride, behind: {},
+        rows, seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, format, behind: {},
         keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
       };
     });
-    return { width: k.columns, sequences } as Seen;
+    return { width: k.columns, headWidth, sequences: parts } as Seen;
   }
 
   attention(q: Matrix, seen: KeysValues, options: { heads: number; weights?: string }): Matrix {
@@ -245,12 +269,15 @@ export class Recorder implements Graph {
       throw new RangeError(`Cannot attend with [${q.rows}, ${q.columns}] in ${options.heads} heads to keys ${seen.width} wide`);
     }
     const dst = this.rowsOf(q.rows, q.columns);
-    const headWidth = q.columns / options.heads;
+    const { headWidth, sequences } = "k" in seen ? this.store(seen as Fresh, options.heads) : (seen as Seen);
+    if (headWidth * options.heads !== q.columns) {
+      throw new RangeError(`Cannot attend in ${options.heads} heads of ${q.columns / options.heads} columns to keys stored in heads of ${headWidth}`);
+    }
     let row = 0;
-    for (const part of (seen as Seen).sequences) {
+    for (const part of sequences) {
       const rows = Math.min(part.rows, q.rows);
       const x = this.rows(q, row, row + rows) as Rows, y = this.rows(dst, row, row + rows) as Rows;
-      const scratchBytes = attentionScratch(part.room);
+      const scratchBytes = attentionScratch(rows, part.room, options.heads, headWidth, this.threads);
       const scratch = { slot: this.slot(scratchBytes * this.threads), offset: 0 };
       const places: Record<string, Place> = {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
@@ -263,8 +290,8 @@ export class Recorder implements Graph {
       this.record(
         "attention",
         {
-          ldd: y.stride, ldq: x.stride, keyOffset: part.keyOffset, valueOffset: part.valueOffset, ldv: part.ldv, T: rows,
-          S: part.seen, heads: options.heads, headWidth, causal: part.causal ? 1 : 0, scale: headWidth ** -0.5, scratchBytes, D: q.columns,
+          ldd: y.stride, ldq: x.stride, keyOffset: part.keyOffset, valueOffset: part.valueOffset, format: formats[part.format], T: rows,
+          S: part.seen, heads: options.heads, headWidth, causal: part.causal ? 1 : 0, scale: headWidth ** -0.5, scratchBytes,
         },
         places,
       );

@@ -88,9 +88,9 @@ test("layernorm, attention and gelu give the same bits in plain and relaxed buil
   const [plain, relaxed] = engines.map((engine) => {
     const m = machine(engine), dst = m.alloc(M * D * 4);
     m.run("layernorm", { dst, ldd: D, x: m.put(x), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M, D, eps: 1e-5, ldq: 0 });
-    return [m.floats(dst, M * D), attend(machine(engine), { ...toy(M, 70, 3, 25), causal: true }).out];
+    return [m.floats(dst, M * D), ...(["f32", "f16"] as const).map((format) => attend(machine(engine), { ...toy(M, 70, 3, 25), causal: true, format }).out)];
   });
-  plain.forEach((found, i) => assertSameBits(relaxed[i], found, ["layernorm", "attention"][i]));
+  plain.forEach((found, i) => assertSameBits(relaxed[i], found, ["layernorm", "attention", "attention in f16"][i]));
 });
 
 test("patches cuts pixels into squares by channel, row and column, and leaves what is no whole square", () => {
@@ -181,6 +181,9 @@ interface Attend {
   d: number;
   causal?: boolean;
   n?: number;
+  format?: "f32" | "f16";
+  /** Tiles that go together. */
+  tiles?: number;
 }
 
 function toy(T: number, S: number, heads: number, d: number): Attend {
@@ -189,30 +192,34 @@ function toy(T: number, S: number, heads: number, d: number): Attend {
 }
 
 /** Stores keys and values in blocks that lie apart, in two goes, and attends. */
-function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1 }: Attend) {
-  const D = heads * d, blocks = Math.ceil(S / BLOCK), offset = 64;
+function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1, format = "f32", tiles = 1 }: Attend) {
+  const D = heads * d, blocks = Math.ceil(S / BLOCK), offset = 64, padded = Math.ceil(d / 8) * 8, shape = { D, headWidth: d, format: formats[format] };
   const tables = [k, v].map((x, i) => {
-    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + BLOCK * (D + 3) * 4)));
+    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + BLOCK * heads * padded * (format === "f16" ? 2 : 4))));
     const first = Math.floor(S / 3), kind = i === 0 ? "store_keys" : "store_values";
-    m.run(kind, { x: m.put(x.subarray(0, first * D)), ldx: D, table, offset, position: 0, M: first, D, ldd: D + 3 }, n);
-    m.run(kind, { x: m.put(x.subarray(first * D)), ldx: D, table, offset, position: first, M: S - first, D, ldd: D + 3 }, n);
+    m.run(kind, { x: m.put(x.subarray(0, first * D)), ldx: D, table, offset, position: 0, M: first, ...shape }, n);
+    m.run(kind, { x: m.put(x.subarray(first * D)), ldx: D, table, offset, position: first, M: S - first, ...shape }, n);
     return table;
   });
-  const scratchBytes = 16 * (Math.ceil(S / 8) * 8), dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
+  const rows = T === 1 ? 1 : 4, scratchBytes = 64 + tiles * rows * (4 * (Math.ceil(S / 32) * 32 + 16) + 8 * padded + 16);
+  const dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
   m.run("attention", {
-    dst, ldd: D, q: m.put(q), ldq: D, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, ldv: D + 3,
-    T, S, heads, headWidth: d, causal: causal ? 1 : 0, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes, D,
+    dst, ldd: D, q: m.put(q), ldq: D, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, format: formats[format],
+    T, S, heads, headWidth: d, causal: causal ? 1 : 0, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes,
   }, n);
   return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
 }
 
-for (const [T, S, heads, d] of [[1, 1, 1, 1], [3, 3, 2, 5], [5, 37, 3, 8], [9, 130, 2, 25], [4, 64, 3, 64], [13, 77, 1, 30]] as const) {
+/** What halves make of numbers: the nearest, ±65504 at most. */
+const halved = (x: Float32Array) => x.map((value) => fromF16(toF16(Math.max(-65504, Math.min(65504, value)))));
+
+for (const [T, S, heads, d] of [[1, 1, 1, 1], [1, 201, 3, 40], [3, 3, 2, 5], [5, 37, 3, 8], [9, 130, 2, 25], [3, 65, 2, 16], [4, 64, 3, 64], [13, 77, 1, 30]] as const) {
   const all = toy(T, S, heads, d), D = heads * d;
-  for (const causal of [true, false]) {
-    test(`attention (${causal ? "causal" : "full"}) equals the reference for ${T} rows that see ${S}, ${heads} heads of ${d}`, () => {
-      const found = attend(m0(), { ...all, causal });
-      const g = new Reference(), before = past([S - T]);
-      const k = matrix(S, D, all.k), v = matrix(S, D, all.v), q = matrix(T, D, all.q);
+  for (const causal of [true, false]) for (const format of ["f32", "f16"] as const) {
+    test(`attention (${causal ? "causal" : "full"}) equals the reference for ${T} rows that see ${S} in ${format}, ${heads} heads of ${d}`, () => {
+      const found = attend(m0(), { ...all, causal, format });
+      const g = new Reference(), before = past([S - T]), kept = format === "f16" ? halved : (x: Float32Array) => x;
+      const k = matrix(S, D, kept(all.k)), v = matrix(S, D, kept(all.v)), q = matrix(T, D, all.q);
       let seen = g.keysValues(k, v);
       if (causal) {
         if (S > T) g.append(before, 0, g.rows(k, 0, S - T), g.rows(v, 0, S - T));
@@ -226,15 +233,19 @@ for (const [T, S, heads, d] of [[1, 1, 1, 1], [3, 3, 2, 5], [5, 37, 3, 8], [9, 1
     });
   }
 
-  test(`attention gives a row the same bits for any number of threads, and in prefill as step by step: ${T} rows of ${S}, ${heads} × ${d}`, () => {
-    const together = attend(m0(), { ...all, causal: true });
-    for (const n of [2, 3]) assertSameBits(attend(m0(), { ...all, causal: true, n }).out, together.out, `${n} threads`);
-    const full = attend(m0(), all);
+  for (const format of ["f32", "f16"] as const) test(`attention gives a row the same bits for any number of threads and tiles, and in prefill as step by step: ${T} rows of ${S} in ${format}, ${heads} × ${d}`, () => {
+    const together = attend(m0(), { ...all, format, causal: true });
+    for (const n of [2, 3]) for (const tiles of [1, 2, 5]) {
+      const found = attend(m0(), { ...all, format, causal: true, n, tiles });
+      assertSameBits(found.out, together.out, `${n} threads, ${tiles} tiles together`);
+      assertSameBits(found.weights, together.weights, `weights, ${n} threads, ${tiles} tiles together`);
+    }
+    const full = attend(m0(), { ...all, format });
     for (let row = 0; row < T; row++) {
       const seen = S - T + row + 1, q = all.q.subarray(row * D, (row + 1) * D);
-      const step = attend(m0(), { ...all, q, T: 1, S: seen, k: all.k.subarray(0, seen * D), v: all.v.subarray(0, seen * D), causal: true });
+      const step = attend(m0(), { ...all, format, q, T: 1, S: seen, k: all.k.subarray(0, seen * D), v: all.v.subarray(0, seen * D), causal: true });
       assertSameBits(step.out, together.out.slice(row * D, (row + 1) * D), `row ${row} as a step`);
-      assertSameBits(attend(m0(), { ...all, q, T: 1 }).out, full.out.slice(row * D, (row + 1) * D), `row ${row} alone, seeing all`);
+      assertSameBits(attend(m0(), { ...all, format, q, T: 1, tiles: 2 }).out, full.out.slice(row * D, (row + 1) * D), `row ${row} alone, seeing all`);
     }
   });
 }
@@ -251,4 +262,16 @@ test("attention of scores far apart underflows to 0 and not to NaN", () => {
   const q = Float32Array.of(100, 0), k = Float32Array.of(100, 0, -100, 0, 0, 0), v = Float32Array.of(1, 2, 3, 4, 5, 6);
   const { out, weights } = attend(m0(), { q, k, v, T: 1, S: 3, heads: 1, d: 2 });
   assert.deepEqual([...out, ...weights], [1, 2, 1, 0, 0]);
+});
+
+test("values kept in f16 are the nearest halves, to even, also subnormal, and ±65504 where halves end: one infinity would make a NaN of every row that sees it", () => {
+  const special = [0, 1 + 2 ** -11, 1 + 3 * 2 ** -11, -65519, 65520, 1e9, -Infinity, 6e-8, 2 ** -25, 6.1e-5, -3.3e-6], S = special.length + 120, d = 5;
+  const v = random(S * d, 3, 7e-5);
+  special.forEach((value, i) => v.fill(value, i * d, (i + 1) * d));
+  for (let row = 0; row < special.length; row++) { // one key far nearer than all others: its value alone comes out
+    const k = new Float32Array(S * d).fill(-100);
+    k.fill(100, row * d, (row + 1) * d);
+    const { out } = attend(m0(), { q: new Float32Array(d).fill(1), k, v, T: 1, S, heads: 1, d, format: "f16" });
+    assertSameBits(out, halved(v.slice(row * d, (row + 1) * d)).map((value) => value + 0), `${special[row]}`);
+  }
 });
