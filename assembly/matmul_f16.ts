@@ -1,7 +1,7 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in IEEE halves, finite. Threads share panels.
  *
- * As matmul_f32 with panels [⌈N / 8⌉][K][8] of halves. A half becomes f32 in four instructions: sign-extend, shift its exponent
+ * As matmul_f32 with panels [⌈N / 8⌉][K][8] of halves, which are widened once for many rows, and in registers for few. A half becomes f32 in four instructions: sign-extend, shift its exponent
  * to where f32 has it, drop the copies of the sign, and multiply by 2¹¹² for the other bias (subnormals come out right too).
  *
  *                 n0 n1 n2 n3   n4 n5 n6 n7
@@ -13,8 +13,8 @@
  *               └─────────────┴─────────────┘
  */
 import { finish, keep } from "./epilogue";
-import { rowsOfPass } from "./matmul_f32";
-import { Matmul } from "./record";
+import { F32_BLOCK, rowsByF32, rowsOfPass } from "./matmul_f32";
+import { Matmul, SCRATCH } from "./record";
 import { share } from "./share";
 import { fma } from "./simd";
 
@@ -25,6 +25,7 @@ export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   for (let m0 = 0; m0 < op.M; m0 += rows) {
     const m1 = min(m0 + rows, op.M);
     let p = from;
+    if (op.scratch) for (; p < to; p++) widened(op, m0, m1, p << 3, op.w + <usize>p * panelBytes, op.scratch + <usize>t * SCRATCH);
     if (m1 - m0 == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, m0, p << 3, op.w + <usize>p * panelBytes);
     for (; p < to; p++) {
       const j = p << 3, w = op.w + <usize>p * panelBytes;
@@ -52,6 +53,19 @@ export function matmul_f16(op: Matmul, t: i32, n: i32): void {
 // @ts-ignore: decorator
 @inline function four(bits: v128, mask: v128, bias: v128): v128 {
   return f32x4.mul(v128.and(i32x4.shl(bits, 13), mask), bias);
+}
+
+/** All rows by a panel that is widened to `wide`, a block of inputs at a time: the sums are those of matmul_f32. */
+function widened(op: Matmul, m0: i32, m1: i32, j: i32, w: usize, wide: usize): void {
+  const mask = maskOf(op), bias = biasOf(op);
+  for (let k0 = 0; k0 < op.K; k0 += F32_BLOCK) {
+    const k1 = min(k0 + F32_BLOCK, op.K);
+    for (let k = k0, to = wide; k < k1; k++, w += 16, to += 32) {
+      v128.store(to, four(v128.load16x4_s(w), mask, bias));
+      v128.store(to, four(v128.load16x4_s(w, 8), mask, bias), 16);
+    }
+    rowsByF32(op, m0, m1, j, k0, k1, wide);
+  }
 }
 
 /** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. */

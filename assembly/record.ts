@@ -12,6 +12,8 @@ export const RECORD_BYTES: usize = 96;
 export const GROUP: i32 = 128;
 /** Inputs of a share in 4-bit weights (matmul_i4.ts). */
 export const SHARED: i32 = 32;
+/** Bytes of a matmul's scratch for each thread (rows_i16.ts, matmul_f16.ts). */
+export const SCRATCH: usize = 17408;
 /** Key/value rows of a cache block (attention.ts). */
 export const BLOCK: i32 = 64;
 
@@ -54,7 +56,8 @@ export namespace Type {
 
 /**
  * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉].
- * scratch, for 4 bits: ⌈K / 8⌉ · 128 bytes for each thread.
+ * scratch: threads · SCRATCH bytes where weights that are packed smaller than they are multiplied get widened once for all rows; 0: as
+ * they are met, which costs less for few rows. The same bits. Of 4 bits always, ⌈K / 8⌉ · 128 bytes a thread.
  */
 @unmanaged export class Matmul extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;

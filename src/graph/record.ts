@@ -10,6 +10,8 @@ export const RECORD_BYTES = 96;
 export const GROUP = 128;
 /** Inputs of a share in 4-bit weights. */
 export const SHARED = 32;
+/** Bytes of a matmul's scratch for each thread. */
+export const SCRATCH = 17408;
 /** Key/value rows of a cache block. */
 export const BLOCK = 64;
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { activations, type Activation } from "#src/graph/graph.js";
-import { activationCode } from "#src/graph/record.js";
+import { activationCode, SCRATCH } from "#src/graph/record.js";
 import { linear, matrix, Reference, valuesOf } from "#src/graph/reference.js";
 import { pack, quantize, unpack, type Format } from "#src/weights/quant.js";
 import { random } from "../support.js";
@@ -20,10 +20,11 @@ interface Case {
   activation?: Activation;
 }
 
-/** The product as the kernel makes it, by n threads. */
-function multiply({ engine, format, M, K, N, x, w, bias, residual, activation = "linear" }: Case, n = 1): Float32Array {
+/** The product as the kernel makes it, by n threads; `widen`: with weights widened once for all rows. */
+function multiply({ engine, format, M, K, N, x, w, bias, residual, activation = "linear" }: Case, n = 1, widen = false): Float32Array {
   const m = machine(engine);
   const shape = {
+    ...(widen && { scratch: m.alloc(n * SCRATCH) }),
     M, K, N, ldd: N, ldr: N, activation: activationCode(activation), w: m.put(pack(format, w, N, K)),
     ...(bias && { bias: m.put(bias) }), ...(residual && { residual: m.put(residual) }), dst: m.alloc(M * N * 4),
   };
@@ -63,6 +64,7 @@ for (const engine of engines) for (const format of formats) for (const [M, K, N]
   test(`matmul_${format} (${engine}) gives a row the same bits for any number of rows and threads at ${M}×${K}×${N}`, () => {
     const together = multiply(all);
     for (const n of [2, 3]) assertSameBits(multiply(all, n), together, `${n} threads`);
+    for (const n of [1, 3]) assertSameBits(multiply(all, n, true), together, `${n} threads, weights widened first`);
     for (let rows = 1; rows < M; rows++) {
       const some = multiply({ ...all, M: rows, x: x.subarray(0, rows * K), residual: residual.subarray(0, rows * N) });
       assertSameBits(some, together.slice(0, rows * N), `the first ${rows} rows`);
@@ -77,10 +79,11 @@ test("a row of more rows than one pass goes through has the bits it has alone", 
   for (const format of formats) {
     const all: Case = { engine: "plain", format, M, K, N, x, w };
     const together = multiply(all);
-    for (const row of [0, 15, 16, 39]) {
+    for (const row of [0, 23, 24, 39]) {
       const alone = multiply({ ...all, M: 1, x: x.subarray(row * K, (row + 1) * K) });
       assertSameBits(alone, together.slice(row * N, (row + 1) * N), `${format}, row ${row}`);
     }
+    assertSameBits(multiply(all, 1, true), together, `${format}, weights widened first`);
   }
 });
 

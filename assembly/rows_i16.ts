@@ -1,0 +1,91 @@
+/**
+ * Many rows of int16 by one panel of 8 outputs that a matmul has widened into its scratch: weights are unpacked once for all rows of
+ * a pass, and the loop that does the work has nothing in it but loads, products and sums. A scratch (SCRATCH bytes, a thread's own) is
+ * a tile's 8 vectors of totals, then for each group of a block of inputs 8 f32 scales and ⌈inputs / 2⌉ steps of [8 outputs][2 inputs].
+ *
+ *                        n0 n1 n2 n3   n4 n5 n6 n7
+ *                      ┌─────────────┬─────────────┐  w: 2 vectors of 8 int16 a step
+ *     x[m, k:k+2]   ─► │     a0      │     b0      │  x: 1 splat of a pair; the last 1 … 3 rows have tiles of their own
+ *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32
+ *     x[m+2, k:k+2] ─► │     a2      │     b2      │
+ *     x[m+3, k:k+2] ─► │     a3      │     b3      │  64 products from 6 loads; 12 of x86's 16 registers
+ *                      └─────────────┴─────────────┘
+ *
+ * f32 totals are in memory between groups: as locals V8 would keep some of them in registers throughout, and then has none left for
+ * the sums, one of which it would store and load in every step.
+ */
+import { finish, keep } from "./epilogue";
+import { GROUP, Matmul, SCRATCH } from "./record";
+import { mulAdd } from "./simd";
+
+/** Inputs of a block in int16: with four rows of x it is two thirds of a first-level cache of 32 KiB. */
+export const I16_BLOCK: i32 = 8 * GROUP;
+const TOTALS: usize = 128;
+
+/** Where thread t widens int16 panels to. */
+// @ts-ignore: decorator
+@inline export function i16Panel(op: Matmul, t: i32): usize {
+  return op.scratch + <usize>t * SCRATCH + TOTALS;
+}
+
+/** Rows m0 … m1 − 1 by inputs k0 … k1 − 1 (k0 % GROUP == 0) of the widened panel at w, added to what inputs before k0 gave. */
+export function rowsByI16(op: Matmul, m0: i32, m1: i32, j: i32, k0: i32, k1: i32, w: usize): void {
+  let m = m0;
+  for (; m + 4 <= m1; m += 4) tile(op, m, j, k0, k1, w, 4);
+  if (m + 3 == m1) tile(op, m, j, k0, k1, w, 3);
+  else if (m + 2 == m1) tile(op, m, j, k0, k1, w, 2);
+  else if (m < m1) tile(op, m, j, k0, k1, w, 1);
+}
+
+/** sum · (scale of w · scale of x) more, for four outputs of a row. */
+// @ts-ignore: decorator
+@inline function add(total: usize, sum: v128, wScale: v128, xScale: v128): void {
+  v128.store(total, mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, xScale), v128.load(total)));
+}
+
+// @ts-ignore: decorator
+@inline function begin(total: usize, dst: usize, k0: i32): void {
+  // past the last output this reads what belongs to others, and keep() writes none of it
+  v128.store(total, k0 ? v128.load(dst) : f32x4.splat(0));
+  v128.store(total, k0 ? v128.load(dst, 16) : f32x4.splat(0), 16);
+}
+
+/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. */
+// @ts-ignore: decorator
+@inline function tile(op: Matmul, m: i32, j: i32, k0: i32, k1: i32, w: usize, rows: i32): void {
+  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2, totals = w - TOTALS;
+  let x0 = op.x + <usize>m * step + (<usize>k0 << 1), x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
+  let scales = op.scales + <usize>m * scaleStep + (<usize>(k0 / GROUP) << 2);
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
+  begin(totals, dst, k0);
+  if (rows > 1) begin(totals + 32, dst + ldd, k0);
+  if (rows > 2) begin(totals + 64, dst + 2 * ldd, k0);
+  if (rows > 3) begin(totals + 96, dst + 3 * ldd, k0);
+  for (let left = k1 - k0; left > 0; left -= GROUP) {
+    const wScales = w;
+    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+    w += 32;
+    const end = w + (<usize>((min(left, GROUP) + 1) >> 1) << 5);
+    do {
+      const va = v128.load(w), vb = v128.load(w, 16);
+      let s = v128.load32_splat(x0);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(s, va)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(s, vb));
+      if (rows > 1) { s = v128.load32_splat(x1); a1 = i32x4.add(a1, i32x4.dot_i16x8_s(s, va)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(s, vb)); x1 += 4; }
+      if (rows > 2) { s = v128.load32_splat(x2); a2 = i32x4.add(a2, i32x4.dot_i16x8_s(s, va)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(s, vb)); x2 += 4; }
+      if (rows > 3) { s = v128.load32_splat(x3); a3 = i32x4.add(a3, i32x4.dot_i16x8_s(s, va)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(s, vb)); x3 += 4; }
+      x0 += 4; w += 32;
+    } while (w < end);
+    const wScaleA = v128.load(wScales), wScaleB = v128.load(wScales, 16);
+    let q = v128.load32_splat(scales);
+    add(totals, a0, wScaleA, q); add(totals + 16, b0, wScaleB, q);
+    if (rows > 1) { q = v128.load32_splat(scales + scaleStep); add(totals + 32, a1, wScaleA, q); add(totals + 48, b1, wScaleB, q); }
+    if (rows > 2) { q = v128.load32_splat(scales + 2 * scaleStep); add(totals + 64, a2, wScaleA, q); add(totals + 80, b2, wScaleB, q); }
+    if (rows > 3) { q = v128.load32_splat(scales + 3 * scaleStep); add(totals + 96, a3, wScaleA, q); add(totals + 112, b3, wScaleB, q); }
+    scales += 4;
+  }
+  keep(dst, v128.load(totals), v128.load(totals, 16), count);
+  if (rows > 1) keep(dst + ldd, v128.load(totals, 32), v128.load(totals, 48), count);
+  if (rows > 2) keep(dst + 2 * ldd, v128.load(totals, 64), v128.load(totals, 80), count);
+  if (rows > 3) keep(dst + 3 * ldd, v128.load(totals, 96), v128.load(totals, 112), count);
+  if (k1 == op.K) finish(op, m, rows, j, 1);
+}
