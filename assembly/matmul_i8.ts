@@ -39,7 +39,7 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
       for (; m + 4 <= m1; m += 4) tile(op, m, j, w, 4);
       if (m + 3 == m1) tile(op, m, j, w, 3);
       else if (m + 2 == m1) tile(op, m, j, w, 2);
-      else if (m < m1) tile(op, m, j, w, 1);
+      else if (m < m1) tile_1x8(op, m, j, w);
     }
   }
 }
@@ -108,4 +108,35 @@ function widened(op: Matmul, m0: i32, m1: i32, j: i32, w: usize, wide: usize): v
   if (rows > 2) keep(dst + 2 * ldd, A2, B2, count);
   if (rows > 3) keep(dst + 3 * ldd, A3, B3, count);
   finish(op, m, rows, j, 1);
+}
+
+/** One row, four steps a turn: weights come from memory as fast as they can be taken, so that what counts is instructions a byte. */
+function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
+  let x = op.x + (<usize>m * op.ldx << 1), scales = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 2);
+  let A = f32x4.splat(0), B = A;
+  for (let left = op.K; left > 0; left -= GROUP) {
+    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
+    w += 32;
+    let a = i32x4.splat(0), b = a;
+    const end = x + (<usize>min(left, GROUP) << 1);
+    for (; x + 16 <= end; x += 16, w += 64) {
+      const v = v128.load(x);
+      let p = v128.shuffle<i32>(v, v, 0, 0, 0, 0);
+      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 8)));
+      p = v128.shuffle<i32>(v, v, 1, 1, 1, 1);
+      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 16))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 24)));
+      p = v128.shuffle<i32>(v, v, 2, 2, 2, 2);
+      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 32))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 40)));
+      p = v128.shuffle<i32>(v, v, 3, 3, 3, 3);
+      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 48))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 56)));
+    }
+    for (; x < end; x += 4, w += 16) {
+      const p = v128.load32_splat(x);
+      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 8)));
+    }
+    A = scaled(A, a, wScaleA, scales); B = scaled(B, b, wScaleB, scales);
+    scales += 4;
+  }
+  keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
+  finish(op, m, 1, j, 1);
 }
