@@ -30,6 +30,13 @@ export type Kind = keyof typeof kinds;
 
 /** Formats of packed weights (weights/quant.ts); `rows` is a plain row of f32. */
 export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4 } as const;
+/** Bytes in which a thread widens a matmul's weights once for all rows; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
+export const wideningBytes = {
+  f32: () => 0,
+  f16: (rows: number) => (rows > 8 ? SCRATCH : 0),
+  i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
+  i4: (_rows: number, inputs: number) => Math.ceil(inputs / 8) * 128,
+} as const;
 /** Types of a checkpoint's numbers. */
 export const types = { F32: 0, F16: 1, BF16: 2 } as const;
 

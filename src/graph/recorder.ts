@@ -8,7 +8,7 @@ import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens 
 import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
-import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, SCRATCH, strideOf, writeRecord } from "./record.js";
+import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, strideOf, wideningBytes, writeRecord } from "./record.js";
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
@@ -140,14 +140,6 @@ export const roomFor = (rows: number) => Math.ceil(rows / 256) * 256;
 /** Bans that a pass has room for at least, in each row. */
 export const BANS = 64;
 
-/** Bytes in which a thread widens weights once for all rows; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
-const widening = {
-  f32: () => 0,
-  f16: (rows: number) => (rows > 8 ? SCRATCH : 0),
-  i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
-  i4: (_: number, inputs: number) => Math.ceil(inputs / 8) * 128,
-} as const;
-
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
 export class Recorder implements Graph {
@@ -198,7 +190,7 @@ export class Recorder implements Graph {
       activation: activationCode(options.activation ?? "linear"), ldr: residual?.stride ?? 0,
     };
     const also: Record<string, Place> = residual ? { residual } : {};
-    const scratchBytes = this.threads * widening[weight.format](x.rows, w.inputs);
+    const scratchBytes = this.threads * wideningBytes[weight.format](x.rows, w.inputs);
     if (scratchBytes > 0) also.scratch = { slot: this.slot(scratchBytes), offset: 0 };
     if (weight.format === "i8" || weight.format === "i4") {
       const q = this.quantized(from);
