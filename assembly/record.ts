@@ -33,6 +33,7 @@ export namespace Kind {
   export const argmax: u32 = 13;
   export const pack: u32 = 14;
   export const matmul_i4: u32 = 15;
+  export const limit: u32 = 32;
 }
 
 /** Formats of packed weights. */
@@ -50,6 +51,13 @@ export namespace Type {
   export const F32: u32 = 0;
   export const F16: u32 = 1;
   export const BF16: u32 = 2;
+}
+
+/** What a limit is the limit of (limit.ts). */
+export namespace Limits {
+  export const reading: u32 = 0;
+  export const int16: u32 = 1;
+  export const float32: u32 = 2;
 }
 
 @unmanaged export class Record { kind: u32; }
@@ -109,3 +117,6 @@ export namespace Type {
  * of the first of them begins. Format.rows: N rows of K f32.
  */
 @unmanaged export class Pack extends Record { dst: usize; format: u32; src: usize; type: u32; N: i32; K: i32; }
+
+/** How often, and of what, see limit.ts. dst: 16 bytes a thread. */
+@unmanaged export class Limit extends Record { dst: usize; x: usize; what: u32; count: i32; }

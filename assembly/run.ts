@@ -19,6 +19,7 @@ import { copy } from "./copy";
 import { embed } from "./embed";
 import { l2normalize } from "./l2normalize";
 import { layernorm } from "./layernorm";
+import { limit } from "./limit";
 import { matmul_f16 } from "./matmul_f16";
 import { matmul_f32 } from "./matmul_f32";
 import { matmul_i4 } from "./matmul_i4";
@@ -27,7 +28,7 @@ import { pack } from "./pack";
 import { patches } from "./patches";
 import { quantize } from "./quantize";
 import {
-  Argmax, Attention, Copy, Embed, Kind, L2normalize, Layernorm, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store,
+  Argmax, Attention, Copy, Embed, Kind, L2normalize, Layernorm, Limit, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store,
 } from "./record";
 import { store_keys, store_values } from "./store";
 
@@ -75,6 +76,7 @@ function carryOut(list: usize, t: i32, n: i32): void {
     case Kind.store_values: { store_values(changetype<Store>(list), t, n); break; }
     case Kind.attention: { attention(changetype<Attention>(list), t, n); break; }
     case Kind.argmax: { argmax(changetype<Argmax>(list), t, n); break; }
+    case Kind.limit: { limit(changetype<Limit>(list), t, n); break; }
     case Kind.pack: { pack(changetype<Pack>(list), t, n); break; }
     case Kind.matmul_i4: { matmul_i4(changetype<Matmul>(list), t, n); break; }
     default: unreachable();

@@ -17,11 +17,13 @@ import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js"
 import { interpolatePositions } from "./model/positions.js";
 import { cacheShape, estimate, refuseTooLarge } from "./memory.js";
 import { abortable } from "./pause.js";
+import { measureLimits, type PassName, type Profile, Profiler } from "./profile.js";
 import { countOf, type Prefix, type Text } from "./prefix.js";
 import { Checkpoint } from "./weights/checkpoint.js";
 import type { ModelFiles } from "./weights/files.js";
 import { loadedDtype, loadWeights, type Weights } from "./weights/load.js";
 import { handles } from "./weights/handles.js";
+import { packedBytes } from "./weights/quant.js";
 
 /** What progress of loading is: bytes summed over all files, the total known from the start. */
 export interface LoadProgress {
@@ -101,6 +103,7 @@ export class Engine {
   readonly habits = new Habits();
   /** How long reading on takes. */
   readonly pace = new Pace();
+  private profiler: Profiler | undefined;
   /** Those that keep something; the last used stand last. */
   private readonly prefixes = new Set<Prefix>();
   /** The backend's; what is only kept in case is given up when there is no more. */
@@ -177,7 +180,7 @@ export class Engine {
       const g = this.recorder(options.stages);
       const table = positions && g.input(positions.data, positions.rows, positions.columns);
       g.keep("image_embeds", see(g, g.input(pixels, numChannels * height, width), this.handles, this.config, table));
-      return this.execute(g.finish(), options.signal);
+      return this.execute("vision", g.finish(), options.signal);
     });
     return { embeds: stages.get("image_embeds")!.data, stages };
   }
@@ -251,7 +254,7 @@ export class Engine {
         }
       }
       const since = performance.now();
-      const { data } = (await this.execute(plan.pass, signal)).get("choice")!;
+      const { data } = (await this.execute(questions.every(again) ? "decode" : "prefill", plan.pass, signal)).get("choice")!;
       if (known) this.pace.note(banned.length, performance.now() - since);
       const ids = new Uint32Array(data.buffer, data.byteOffset, data.length);
       let row = 0;
@@ -272,10 +275,23 @@ export class Engine {
       const x = read(g, tokens, this.imageInput(g, images), this.batch(readings, rows), this.handles, this.config.textConfig);
       const logits = predict(g, x, this.handles, this.config.textConfig);
       if (options.logits ?? true) g.keep("logits", logits);
-      const kept = await this.execute(g.finish(), options.signal);
+      const kept = await this.execute("prefill", g.finish(), options.signal);
       commit();
       return kept;
     });
+  }
+
+  /** What all passes cost that run until `work` is done. One profile at a time. */
+  async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
+    const { address, format, outputs, inputs } = this.weights.matrix("text_model.model.embed_tokens");
+    const limits = await this.inTurn(undefined, () => measureLimits(this.backend, { address, bytes: packedBytes(format, outputs, inputs) }));
+    const profiler = (this.profiler = new Profiler(limits));
+    try {
+      const result = await work();
+      return { result, profile: profiler.finish(`${this.dtype}, ${this.backend.description}`) };
+    } finally {
+      this.profiler = undefined;
+    }
   }
 
   async dispose(): Promise<void> {
@@ -348,7 +364,7 @@ export class Engine {
     }
   }
 
-  private async execute(pass: Pass, signal: AbortSignal | undefined): Promise<Stages> {
+  private async execute(name: PassName, pass: Pass, signal: AbortSignal | undefined): Promise<Stages> {
     const { backend } = this;
     if (pass.arenaBytes > this.arenaBytes) {
       if (this.arena) backend.free(this.arena);
@@ -356,7 +372,9 @@ export class Engine {
       this.arena = this.memory.alloc(pass.arenaBytes);
       this.arenaBytes = pass.arenaBytes;
     }
-    await backend.run(pass.at(this.arena, backend), pass.count, signal);
+    const records = pass.at(this.arena, backend), laps = this.profiler && new Float64Array(pass.count);
+    await backend.run(records, pass.count, signal, laps);
+    if (laps) this.profiler?.note(name, records, laps);
     const kept: Stages = new Map();
     for (const [name, { offset, rows, columns, stride }] of pass.kept) {
       const bytes = await backend.read(this.arena + offset, rows * stride * 4);

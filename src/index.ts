@@ -3,6 +3,7 @@ import "./globals.js";
 export { Kosmos2, type Answer, type Caption, type CaptionOptions, type PictureOptions, type Piece, type QuestionOptions, type SeeOptions } from "./kosmos2.js";
 export type { Scene } from "./scene.js";
 export { Prefix } from "./prefix.js";
+export type { Limits, PassName, Profile, ProfiledOperation } from "./profile.js";
 export {
   Kosmos2ForConditionalGeneration, Kosmos2Model, type CausalOutput, type ForwardOptions, type GenerateInputs, type GenerateOutput, type LoadOptions,
   type ModelInputs, type ModelOutput, type Session, type Timings,

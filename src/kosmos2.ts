@@ -6,6 +6,7 @@ import type { Stop } from "./generate/greedy.js";
 import { Kosmos2ForConditionalGeneration, loadKeys, type LoadOptions, type Timings } from "./modeling.js";
 import { following } from "./pause.js";
 import type { Prefix } from "./prefix.js";
+import type { Profile } from "./profile.js";
 import type { WasmUrl } from "./platform/modules.js";
 import type { Fetch, ImageInput } from "./processor/decode.js";
 import type { ImageSize } from "./processor/boxes.js";
@@ -163,6 +164,17 @@ export class Kosmos2 {
     } finally {
       this.leave();
     }
+  }
+
+  /**
+   * What all work on the model cost that ran until `work` was done: time by operation, beside the least that this machine's limits allow.
+   *
+   * @example
+   *   const { result, profile } = await kosmos.profile(() => kosmos.caption("snowman.jpg"));
+   *   profile.operations[0]; // { pass: "vision", kind: "matmul_i8", shape: "257×1024×4096", times: 24, ms: 375, leastMs: 247 }
+   */
+  async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
+    return this.model.profile(work);
   }
 
   /** Gives memory and threads back; pending and later calls reject with code `disposed`. Twice is fine. */

@@ -5,6 +5,7 @@ import { greedy, type Stop } from "./generate/greedy.js";
 import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
 import type { Kosmos2Config } from "./model/config.js";
 import type { Prefix } from "./prefix.js";
+import type { Profile } from "./profile.js";
 import { tensor, type Tensor } from "./tensor.js";
 import { type ModelSource, openModel, type OpenOptions } from "./weights/source.js";
 
@@ -110,6 +111,17 @@ abstract class PretrainedModel {
     refuseUnknown(options, ["interpolatePosEncoding", "signal"], "see a picture");
     const seen = await this.seeAll(pixelValues, options);
     return this.imageTensor(seen.map(({ embeds }) => embeds));
+  }
+
+  /**
+   * What all passes cost that run until `work` is done: time by operation, beside the least that this machine's limits allow.
+   *
+   * @example
+   *   const { profile } = await model.profile(() => model.generate(inputs));
+   *   profile.operations[0]; // { pass: "vision", kind: "matmul_i8", shape: "257×1024×4096", times: 24, ms: 375, leastMs: 247 }
+   */
+  async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
+    return this.engine.profile(work);
   }
 
   /** Gives memory and threads back; pending and later calls reject with code `disposed`. Twice is fine. */

@@ -22,9 +22,10 @@ export interface Backend {
 
   /**
    * Carries out `count` records (graph/record.ts) in order; one run at a time. An abort takes effect between two records.
+   * @param laps gets the milliseconds that each record took, until the last thread was done with it
    * @throws {Kosmos2Error} code `worker-lost` when a thread died, `disposed` after dispose
    */
-  run(records: Uint8Array, count: number, signal?: AbortSignal): Promise<void>;
+  run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void>;
 
   /** Gives everything back, also in the middle of a run, which then rejects. Twice is fine. */
   dispose(): Promise<void>;

@@ -2,12 +2,13 @@
 import { existsSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { annotate, Kosmos2, type Caption, type Entity, type Piece } from "../index.js";
+import { profileJson, profileTable } from "./profile.js";
 import { count, engineOptions, loadOptions, modelSource, parse, UsageError } from "./options.js";
 import { paint, table, type Terminal } from "./terminal.js";
 
 const PROMPT = "<grounding> An image of";
 
-export const captionUsage = `kosmos2 caption IMAGE… [--prompt TEXT] [--model DIR] [--max-new-tokens N] [--annotate OUT.png] [--json]
+export const captionUsage = `kosmos2 caption IMAGE… [--prompt TEXT] [--model DIR] [--max-new-tokens N] [--annotate OUT.png] [--profile] [--json]
 
 Says what is in pictures, and where: boxes in pixels, as fractions 0…1, and as cells of the 32 × 32 grid.
 
@@ -18,6 +19,9 @@ Says what is in pictures, and where: boxes in pixels, as fractions 0…1, and as
   --threads N           Default: what this machine has, or KOSMOS2_THREADS
   --max-new-tokens N    longest answer. Default: 128
   --annotate OUT        writes the picture with its boxes: a .png file, or a folder for many pictures
+  --profile             what each picture's answer cost: time of each operation in the passes themselves, taken by a clock that
+                        thread 0 looks at between two operations (one ends when the last thread is done with it), and the part
+                        of the machine's limits that it reached, which are measured right before
   --json                one object a picture and line
   --engine plain|relaxed, --no-shared   force a kind of wasm module, for comparisons
 
@@ -32,7 +36,7 @@ export interface Engine {
 
 export async function caption(args: string[], terminal: Terminal, signal: AbortSignal, engine: Engine = { load: Kosmos2.load.bind(Kosmos2), annotate }): Promise<number> {
   const { values, positionals: images } = parse(args, {
-    ...engineOptions, prompt: { type: "string" }, model: { type: "string" }, "max-new-tokens": { type: "string" }, annotate: { type: "string" },
+    ...engineOptions, prompt: { type: "string" }, model: { type: "string" }, "max-new-tokens": { type: "string" }, annotate: { type: "string" }, profile: { type: "boolean" },
   });
   if (!images.length) throw new UsageError("caption needs a picture");
   const prompt = values.prompt ?? PROMPT;
@@ -42,24 +46,29 @@ export async function caption(args: string[], terminal: Terminal, signal: AbortS
   if (!prompt.includes("<grounding>")) terminal.err("kosmos2: the prompt has no <grounding>, so there will be no boxes\n");
 
   const kosmos = await engine.load(modelSource(values.model), { ...load, signal, ...(terminal.live && { onProgress: progress(terminal) }) });
+  const answer = async (image: string): Promise<Caption> => {
+    const stream = kosmos.stream(image, { prompt, maxNewTokens, signal }), pieces: Piece[] = [];
+    try {
+      for await (const piece of stream) {
+        pieces.push(piece);
+        if (terminal.live && !values.json) terminal.err(piece.text);
+      }
+    } catch (error) {
+      if (signal.aborted && values.json && pieces.length) terminal.out(`${JSON.stringify(line(image, prompt, cut(kosmos, prompt, pieces)))}\n`);
+      throw error;
+    } finally {
+      if (terminal.live && !values.json && pieces.length) terminal.err("\n");
+    }
+    return stream.result;
+  };
   let failed = 0;
   try {
     for (const [i, image] of images.entries()) {
       try {
-        const answer = kosmos.stream(image, { prompt, maxNewTokens, signal }), pieces: Piece[] = [];
-        try {
-          for await (const piece of answer) {
-            pieces.push(piece);
-            if (terminal.live && !values.json) terminal.err(piece.text);
-          }
-        } catch (error) {
-          if (signal.aborted && values.json && pieces.length) terminal.out(`${JSON.stringify(line(image, prompt, cut(kosmos, prompt, pieces)))}\n`);
-          throw error;
-        } finally {
-          if (terminal.live && !values.json && pieces.length) terminal.err("\n");
-        }
-        const result = await answer.result;
-        terminal.out(values.json ? `${JSON.stringify(line(image, prompt, result))}\n` : people(terminal, image, result, images.length > 1));
+        const { result, profile } = values.profile ? await kosmos.profile(() => answer(image)) : { result: await answer(image), profile: undefined };
+        const told = { ...line(image, prompt, result), ...(profile && { profile: profileJson(profile) }) };
+        terminal.out(values.json ? `${JSON.stringify(told)}\n` : people(terminal, image, result, images.length > 1));
+        if (profile && !values.json) terminal.out(profileTable(profile));
         if (outputs) writeFileSync(outputs[i], await engine.annotate(image, result, { signal }));
       } catch (error) {
         if (signal.aborted) throw error;

@@ -24,7 +24,7 @@ export const strideOf = (columns: number): number => (columns % 1024 === 0 ? col
 /** Kernels, each with the code that its record begins with. */
 export const kinds = {
   matmul_f32: 1, matmul_f16: 2, matmul_i8: 3, quantize: 4, layernorm: 5, l2normalize: 6, embed: 7, patches: 8, copy: 9,
-  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15,
+  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15, limit: 32,
 } as const;
 export type Kind = keyof typeof kinds;
 
@@ -37,6 +37,8 @@ export const wideningBytes = {
   i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
   i4: (_rows: number, inputs: number) => Math.ceil(inputs / 8) * 128,
 } as const;
+/** What a limit is the limit of. */
+export const limits = { reading: 0, int16: 1, float32: 2 } as const;
 /** Types of a checkpoint's numbers. */
 export const types = { F32: 0, F16: 1, BF16: 2 } as const;
 
@@ -79,6 +81,7 @@ export const layouts = {
   argmax: { dst: "address", x: "address", N: "i32", banned: "address?", bans: "i32" },
   pack: { dst: "address", format: "u32", src: "address", type: "u32", N: "i32", K: "i32" },
   matmul_i4: Matmul,
+  limit: { dst: "address", x: "address", what: "u32", count: "i32" },
 } as const satisfies Readonly<Record<Kind, Layout>>;
 
 /** The same as lists: records are written for every token. */
@@ -90,6 +93,18 @@ type Optional<L> = { [F in keyof L]: L[F] extends "address?" ? F : never }[keyof
 export type Fields<K extends Kind> =
   & { readonly [F in Exclude<keyof (typeof layouts)[K], Optional<(typeof layouts)[K]>>]: number }
   & { readonly [F in Optional<(typeof layouts)[K]>]?: number };
+
+/** What a list's record number `index` says: its kernel and its words. */
+export function readRecord(view: DataView, index: number): { kind: Kind; words: Record<string, number> } {
+  let at = index * RECORD_BYTES;
+  const code = view.getUint32(at, true), kind = (Object.keys(kinds) as Kind[]).find((name) => kinds[name] === code)!;
+  const words: Record<string, number> = {};
+  for (const [name, word] of Object.entries<Word>(layouts[kind])) {
+    at += 4;
+    words[name] = word === "f32" ? view.getFloat32(at, true) : word === "i32" ? view.getInt32(at, true) : view.getUint32(at, true);
+  }
+  return { kind, words };
+}
 
 /**
  * Writes the record number `index` of a list.

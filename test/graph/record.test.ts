@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { activationCode, BLOCK, formats, GROUP, kinds, layouts, RECORD_BYTES, SCRATCH, SHARED, types, writeRecord, type Kind } from "#src/graph/record.js";
+import { activationCode, BLOCK, formats, GROUP, kinds, layouts, limits, RECORD_BYTES, SCRATCH, SHARED, types, writeRecord, type Kind } from "#src/graph/record.js";
 import { root } from "../support.js";
 
 const source = readFileSync(`${root}assembly/record.ts`, "utf8").replace(/\/\*[^]*?\*\//g, "");
@@ -22,6 +22,7 @@ const constant = (name: string) => Number(new RegExp(`const ${name}: \\w+ = (\\d
 test("kinds, formats, types and sizes of record.ts are those of assembly/record.ts", () => {
   assert.deepEqual({ ...kinds }, namespace("Kind"));
   assert.deepEqual({ ...formats }, namespace("Format"));
+  assert.deepEqual({ ...limits }, namespace("Limits"));
   assert.deepEqual({ ...types }, namespace("Type"));
   assert.deepEqual([RECORD_BYTES, GROUP, SHARED, BLOCK, SCRATCH], ["RECORD_BYTES", "GROUP", "SHARED", "BLOCK", "SCRATCH"].map(constant));
 });

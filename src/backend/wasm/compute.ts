@@ -30,16 +30,23 @@ export class Compute {
     return new Uint8Array(this.memory.buffer, address, bytes);
   }
 
-  /** @param list where the records are */
-  async run(list: number, count: number): Promise<Code> {
+  /**
+   * @param list where the records are
+   * @param laps gets the milliseconds that each record took
+   */
+  async run(list: number, count: number, laps?: Float64Array): Promise<Code> {
     this.list = list;
     let code: Code = 0;
-    let since = performance.now();
-    for (let done = 0; done < count && code === 0; done += SLICE) {
-      code = this.kernels.run(this.list + done * RECORD_BYTES, Math.min(SLICE, count - done), 0, 1, CONTROL);
-      if (performance.now() - since > TURN_MS) {
+    let since = performance.now(), lap = since;
+    const slice = laps ? 1 : SLICE;
+    for (let done = 0; done < count && code === 0; done += slice) {
+      code = this.kernels.run(this.list + done * RECORD_BYTES, Math.min(slice, count - done), 0, 1, CONTROL);
+      const now = performance.now();
+      if (laps) laps[done] = now - lap;
+      lap = now;
+      if (now - since > TURN_MS) {
         await pause(); // an abort's message comes in here
-        since = performance.now();
+        since = lap = performance.now();
       }
     }
     const words = this.words();

@@ -16,6 +16,8 @@ export const word = {
   count: CONTROL / 4 + 17,
   /** How many threads have left the current job. */
   left: CONTROL / 4 + 18,
+  /** Where thread 0 writes how long each record took, in f64; 0: nowhere. */
+  laps: CONTROL / 4 + 19,
   /** One word a thread: 1 while it waits for a message and not for `job`. */
   parked: CONTROL / 4 + 32,
 } as const;
@@ -43,12 +45,12 @@ export type Order =
   | { type: "grow"; bytes: number }
   | { type: "write"; address: number; bytes: Uint8Array }
   | { type: "read"; address: number; bytes: number }
-  | { type: "run"; list: number; count: number }
+  | { type: "run"; list: number; count: number; laps: boolean }
   | { type: "abort" };
 
 /** Worker → host. */
 export type Report =
   | { type: "ready" }
-  | { type: "done"; code: Code }
+  | { type: "done"; code: Code; laps?: Float64Array }
   | { type: "bytes"; bytes: Uint8Array }
   | { type: "failed"; message: string };

@@ -204,7 +204,7 @@ abstract class WasmBackend implements Backend {
   abstract write(address: number, bytes: Uint8Array): void;
   abstract read(address: number, bytes: number): Promise<Uint8Array>;
   protected abstract grow(bytes: number): number;
-  protected abstract execute(list: number, count: number): Promise<Code>;
+  protected abstract execute(list: number, count: number, laps?: Float64Array): Promise<Code>;
   protected abstract abort(): void;
   protected abstract end(): Promise<void>;
 
@@ -217,7 +217,7 @@ abstract class WasmBackend implements Backend {
     if (!this.gone) this.heap.free(address);
   }
 
-  async run(records: Uint8Array, count: number, signal?: AbortSignal): Promise<void> {
+  async run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void> {
     if (this.gone) throw this.gone;
     signal?.throwIfAborted();
     if (records.length > this.listBytes) {
@@ -229,7 +229,7 @@ abstract class WasmBackend implements Backend {
     const abort = () => this.abort();
     signal?.addEventListener("abort", abort);
     try {
-      await this.unlessLost(this.execute(this.list, count));
+      await this.unlessLost(this.execute(this.list, count, laps));
     } finally {
       signal?.removeEventListener("abort", abort);
     }
@@ -329,12 +329,14 @@ class SharedBackend extends WasmBackend {
     return this.memory.buffer.byteLength;
   }
 
-  protected async execute(list: number, count: number): Promise<Code> {
+  protected async execute(list: number, count: number, laps?: Float64Array): Promise<Code> {
     const { words, workers } = this;
+    const address = laps ? this.heap.alloc(laps.byteLength) : 0;
     Atomics.store(words, word.abort, 0);
     Atomics.store(words, word.decision, 0);
     Atomics.store(words, word.list, list);
     Atomics.store(words, word.count, count);
+    Atomics.store(words, word.laps, address);
     for (const worker of workers) worker.busy(true);
     const code = await new Promise<Code>((resolve) => {
       this.done = resolve;
@@ -343,6 +345,10 @@ class SharedBackend extends WasmBackend {
       workers.forEach((worker, t) => Atomics.load(words, word.parked + t) && worker.post({ type: "go" } satisfies Order));
     });
     for (const worker of workers) worker.busy(false);
+    if (laps) {
+      laps.set(new Float64Array(this.memory.buffer, address, laps.length));
+      this.heap.free(address);
+    }
     return code;
   }
 
@@ -408,8 +414,10 @@ class WorkerBackend extends WasmBackend {
     return this.bytes;
   }
 
-  protected async execute(list: number, count: number): Promise<Code> {
-    return ((await this.ask({ type: "run", list, count })) as Report & { type: "done" }).code;
+  protected async execute(list: number, count: number, laps?: Float64Array): Promise<Code> {
+    const done = (await this.ask({ type: "run", list, count, laps: laps !== undefined })) as Report & { type: "done" };
+    if (done.laps) laps?.set(done.laps);
+    return done.code;
   }
 
   protected abort(): void {
@@ -467,9 +475,9 @@ class InlineBackend extends WasmBackend {
     return this.compute!.grow(bytes);
   }
 
-  protected async execute(list: number, count: number): Promise<Code> {
+  protected async execute(list: number, count: number, laps?: Float64Array): Promise<Code> {
     try {
-      return await this.compute!.run(list, count);
+      return await this.compute!.run(list, count, laps);
     } catch (error) {
       const { code, kind, message, details } = lost(String(error));
       this.lose(new Kosmos2Error(code, kind, message, details, error)); // memory is in no known state

@@ -4,6 +4,7 @@
  */
 import { Code, CONTROL, type Kernels, type Order, type Report, word } from "./control.js";
 import { Compute } from "./compute.js";
+import { RECORD_BYTES } from "../../graph/record.js";
 
 /** Looks at the job word before sleeping: about 0.1 ms, longer than the host needs between two tokens of a small model. */
 const SPINS = 40_000;
@@ -44,8 +45,10 @@ export function thread(port: Port): (order: Order) => void {
         const bytes = compute!.view(order.address, order.bytes).slice();
         return port.post({ type: "bytes", bytes }, [bytes.buffer as ArrayBuffer]);
       }
-      case "run":
-        return compute!.run(order.list, order.count).then((code) => port.post({ type: "done", code }));
+      case "run": {
+        const laps = order.laps ? new Float64Array(order.count) : undefined;
+        return compute!.run(order.list, order.count, laps).then((code) => port.post({ type: "done", code, laps }));
+      }
     }
   }
 
@@ -77,7 +80,8 @@ function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembl
         if (next === job) continue;
       }
       job = next;
-      const code = kernels.run(Atomics.load(words, word.list) >>> 0, Atomics.load(words, word.count), t, n, CONTROL);
+      const list = Atomics.load(words, word.list) >>> 0, count = Atomics.load(words, word.count), laps = Atomics.load(words, word.laps) >>> 0;
+      const code = laps ? lapped(list, count, laps) : kernels.run(list, count, t, n, CONTROL);
       if (code === Code.poisoned) return;
       Atomics.add(words, word.left, 1);
       if (t === 0) {
@@ -87,6 +91,20 @@ function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembl
         port.post({ type: "done", code });
       }
     }
+  }
+
+  /** One record at a time, with a look at the clock after each. */
+  function lapped(list: number, count: number, address: number): Code {
+    const laps = new Float64Array(memory.buffer, address, count);
+    let since = performance.now();
+    for (let i = 0; i < count; i++) {
+      const code = kernels.run(list + i * RECORD_BYTES, 1, t, n, CONTROL);
+      if (code !== Code.done) return code;
+      const now = performance.now();
+      if (t === 0) laps[i] = now - since;
+      since = now;
+    }
+    return Code.done;
   }
 
   return () => {

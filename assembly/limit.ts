@@ -1,0 +1,68 @@
+/**
+ * No operation of a model: what this machine can do at most, to hold the others against. Each thread by itself
+ *
+ *   Limits.reading    sums up its part of `count` blocks of 1 KiB from x on, eight sums that don't wait for each other
+ *   Limits.int16      `count` times 192 multiply-adds of int16 pairs, what int8 weights are multiplied by; in registers alone
+ *   Limits.float32    `count` times 96 multiply-adds of f32, in one instruction where relaxed SIMD is on; in registers alone
+ *
+ * Each sum is fed back into its own product, so no compiler takes a product out of the loop. x holds 16 bytes of factors for int16, and
+ * 4 numbers below 1 behind them for f32: V8 would build a literal anew at each use. dst: 16 bytes a thread, so that all is needed.
+ */
+import { Limit, Limits } from "./record";
+import { share } from "./share";
+import { fma } from "./simd";
+
+export function limit(op: Limit, t: i32, n: i32): void {
+  const dst = op.dst + (<usize>t << 4);
+  if (op.what == Limits.reading) read(dst, op.x + (<usize>share(op.count, t, n) << 10), op.x + (<usize>share(op.count, t + 1, n) << 10));
+  else if (op.what == Limits.int16) products(dst, v128.load(op.x), op.count);
+  else products_f32(dst, v128.load(op.x, 16), op.count);
+}
+
+function read(dst: usize, from: usize, end: usize): void {
+  let a = i64x2.splat(0), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
+  for (; from < end; from += 128) {
+    a = i64x2.add(a, v128.load(from));
+    b = i64x2.add(b, v128.load(from, 16));
+    c = i64x2.add(c, v128.load(from, 32));
+    d = i64x2.add(d, v128.load(from, 48));
+    e = i64x2.add(e, v128.load(from, 64));
+    f = i64x2.add(f, v128.load(from, 80));
+    g = i64x2.add(g, v128.load(from, 96));
+    h = i64x2.add(h, v128.load(from, 112));
+  }
+  v128.store(dst, i64x2.add(i64x2.add(i64x2.add(a, b), i64x2.add(c, d)), i64x2.add(i64x2.add(e, f), i64x2.add(g, h))));
+}
+
+// @ts-ignore: decorator
+@inline function dot(c: v128, w: v128): v128 { return i32x4.add(c, i32x4.dot_i16x8_s(c, w)); }
+
+function products(dst: usize, w: v128, count: i32): void {
+  let a = i32x4.splat(1), b = i32x4.splat(2), c = i32x4.splat(3), d = i32x4.splat(4), e = i32x4.splat(5), f = i32x4.splat(6);
+  let g = i32x4.splat(7), h = i32x4.splat(8), i = i32x4.splat(9), j = i32x4.splat(10), k = i32x4.splat(11), l = i32x4.splat(12);
+  for (; count > 0; count--) {
+    for (let twice = 0; twice < 2; twice++) {
+      a = dot(a, w); b = dot(b, w); c = dot(c, w); d = dot(d, w); e = dot(e, w); f = dot(f, w);
+      g = dot(g, w); h = dot(h, w); i = dot(i, w); j = dot(j, w); k = dot(k, w); l = dot(l, w);
+    }
+  }
+  v128.store(dst, all(a, b, c, d, e, f, g, h, i, j, k, l));
+}
+
+function products_f32(dst: usize, w: v128, count: i32): void {
+  let a = f32x4.splat(1), b = f32x4.splat(2), c = f32x4.splat(3), d = f32x4.splat(4), e = f32x4.splat(5), f = f32x4.splat(6);
+  let g = f32x4.splat(7), h = f32x4.splat(8), i = f32x4.splat(9), j = f32x4.splat(10), k = f32x4.splat(11), l = f32x4.splat(12);
+  for (; count > 0; count--) {
+    for (let twice = 0; twice < 2; twice++) {
+      a = fma(a, w, w); b = fma(b, w, w); c = fma(c, w, w); d = fma(d, w, w); e = fma(e, w, w); f = fma(f, w, w);
+      g = fma(g, w, w); h = fma(h, w, w); i = fma(i, w, w); j = fma(j, w, w); k = fma(k, w, w); l = fma(l, w, w);
+    }
+  }
+  v128.store(dst, all(a, b, c, d, e, f, g, h, i, j, k, l));
+}
+
+// @ts-ignore: decorator
+@inline function all(a: v128, b: v128, c: v128, d: v128, e: v128, f: v128, g: v128, h: v128, i: v128, j: v128, k: v128, l: v128): v128 {
+  const s = v128.xor(v128.xor(v128.xor(a, b), v128.xor(c, d)), v128.xor(v128.xor(e, f), v128.xor(g, h)));
+  return v128.xor(s, v128.xor(v128.xor(i, j), v128.xor(k, l)));
+}
