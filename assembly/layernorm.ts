@@ -1,22 +1,28 @@
 /**
- * dst[M, D] = (x − mean) / √(variance + ε) · γ + β, row by row; variance biased, about the mean. Threads share rows.
+ * dst[M, D] = (x − mean) / √(variance + ε) · γ + β, row by row; variance biased, about the mean. Threads share groups, so that one row is
+ * work for all; each works a row's mean and variance out for itself.
  * `quantized` gets the same numbers as quantize would make of dst, which then need not be kept (dst = 0).
  *
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { GROUP, Layernorm } from "./record";
-import { clear, inverseOf, scaleOf, store4 } from "./quantize";
+import { clear, inverseOf, nearest, scaleOf, store4 } from "./quantize";
 import { share } from "./share";
 import { firstLanes, largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
 export function layernorm(op: Layernorm, t: i32, n: i32): void {
-  const to = share(op.M, t + 1, n);
-  for (let m = share(op.M, t, n); m < to; m++) {
-    const x = op.x + (<usize>m * op.ldx << 2);
+  const groups = (op.D + GROUP - 1) / GROUP;
+  let i = share(op.M * groups, t, n);
+  const to = share(op.M * groups, t + 1, n);
+  while (i < to) {
+    const m = i / groups, from = i % groups, end = min(groups, from + to - i), x = op.x + (<usize>m * op.ldx << 2);
     const mean = sumOf(x, op.D) / <f32>op.D;
     const factor = <f32>1 / sqrt(squaresOf(x, op.D, mean) / <f32>op.D + op.eps);
-    if (op.quantized) quantizedRow(op, m, x, mean, factor);
-    else plainRow(op, m, x, mean, factor);
+    for (let g = from; g < end; g++) {
+      if (op.quantized) quantizedGroup(op, m, g, groups, x, mean, factor);
+      else plainGroup(op, m, g, x, mean, factor);
+    }
+    i += end - from;
   }
 }
 
@@ -52,46 +58,49 @@ function squaresOf(x: usize, D: i32, mean: f32): f32 {
   return sum(f32x4.add(a, b));
 }
 
-/** Columns k … k + 3 of the result; past the end 0, since γ and β are. */
+/** Columns k … k + 3 of the result, of which `rest` (1 … 4) are there; the others are 0, since γ and β are. */
 // @ts-ignore: decorator
-@inline function four(op: Layernorm, x: usize, k: i32, mean: f32, factor: f32): v128 {
+@inline function four(op: Layernorm, x: usize, k: i32, rest: i32, mean: v128, factor: v128): v128 {
   const at = <usize>k << 2, gamma = op.gamma + at, beta = op.beta + at;
-  if (k + 4 <= op.D) return normed(v128.load(x + at), mean, factor, v128.load(gamma), v128.load(beta));
-  const rest = op.D - k;
+  if (rest >= 4) return normed(v128.load(x + at), mean, factor, v128.load(gamma), v128.load(beta));
   return normed(loadPart(x + at, rest), mean, factor, loadPart(gamma, rest), loadPart(beta, rest));
 }
 
 // @ts-ignore: decorator
-@inline function normed(v: v128, mean: f32, factor: f32, gamma: v128, beta: v128): v128 {
-  return mulAdd(f32x4.mul(f32x4.sub(v, f32x4.splat(mean)), f32x4.splat(factor)), gamma, beta);
+@inline function normed(v: v128, mean: v128, factor: v128, gamma: v128, beta: v128): v128 {
+  return mulAdd(f32x4.mul(f32x4.sub(v, mean), factor), gamma, beta);
 }
 
-function plainRow(op: Layernorm, m: i32, x: usize, mean: f32, factor: f32): void {
-  const dst = op.dst + (<usize>m * op.ldd << 2);
-  for (let k = 0; k < op.D; k += 4) keep(dst, k, op.D, four(op, x, k, mean, factor));
+function plainGroup(op: Layernorm, m: i32, g: i32, x: usize, mean: f32, factor: f32): void {
+  const dst = op.dst + (<usize>m * op.ldd << 2), to = min((g + 1) * GROUP, op.D), centre = f32x4.splat(mean), scale = f32x4.splat(factor);
+  for (let k = g * GROUP; k < to; k += 4) keep(dst, k, to, four(op, x, k, to - k, centre, scale));
 }
 
-function keep(dst: usize, k: i32, D: i32, v: v128): void {
+function keep(dst: usize, k: i32, to: i32, v: v128): void {
   const p = dst + (<usize>k << 2);
-  if (k + 4 <= D) v128.store(p, v);
-  else storePart(p, v, D - k);
+  if (k + 4 <= to) v128.store(p, v);
+  else storePart(p, v, to - k);
 }
 
-/** Computes each group twice, for its largest number and for its integers: there need be no place for f32. */
-function quantizedRow(op: Layernorm, m: i32, x: usize, mean: f32, factor: f32): void {
+/** A group's numbers are computed twice, for the largest and for the integers: there need be no place for f32. */
+function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, mean: f32, factor: f32): void {
   const dst = op.dst + (<usize>m * op.ldd << 2), quantized = op.quantized + (<usize>m * op.ldq << 1);
-  const groups = (op.D + GROUP - 1) / GROUP;
-  for (let g = 0; g < groups; g++) {
-    const from = g * GROUP, to = min(from + GROUP, op.D);
-    let size = f32x4.splat(0);
-    for (let k = from; k < to; k += 4) {
-      const v = four(op, x, k, mean, factor);
-      if (op.dst) keep(dst, k, op.D, v);
-      size = f32x4.pmax(size, f32x4.abs(v));
-    }
-    const top = largest(size), inverse = inverseOf(top, 32767);
-    store<f32>(op.scales + ((<usize>m * groups + g) << 2), scaleOf(top, 32767));
-    for (let k = from; k < to; k += 4) store4(quantized + (<usize>k << 1), four(op, x, k, mean, factor), inverse);
+  const from = g * GROUP, to = min(from + GROUP, op.D), whole = from + ((to - from) & ~3), rest = to - whole;
+  const centre = f32x4.splat(mean), scale = f32x4.splat(factor), at = <usize>from << 2, end = <usize>whole << 2;
+  const gamma = op.gamma, beta = op.beta;
+  let size = f32x4.splat(0);
+  for (let i = at; i < end; i += 16) {
+    size = f32x4.pmax(size, f32x4.abs(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i))));
   }
-  clear(quantized, op.D, op.ldq);
+  if (rest) size = f32x4.pmax(size, f32x4.abs(four(op, x, whole, rest, centre, scale)));
+  const top = largest(size), inverse = inverseOf(top, 32767);
+  store<f32>(op.scales + ((<usize>m * groups + g) << 2), scaleOf(top, 32767));
+  const factors = f32x4.splat(inverse);
+  for (let i = at; i < end; i += 16) {
+    const v = nearest(f32x4.mul(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i)), factors));
+    v128.store64_lane(quantized + (i >> 1), i16x8.narrow_i32x4_s(v, v), 0);
+  }
+  if (rest) store4(quantized + (<usize>whole << 1), four(op, x, whole, rest, centre, scale), inverse);
+  if (op.dst) plainGroup(op, m, g, x, mean, factor);
+  if (g == groups - 1) clear(quantized, op.D, op.ldq);
 }
