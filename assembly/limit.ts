@@ -5,7 +5,7 @@
  *   Limits.int16      `count` times 192 multiply-adds of int16 pairs, what int8 weights are multiplied by; in registers alone
  *   Limits.float32    `count` times 96 multiply-adds of f32, in one instruction where relaxed SIMD is on; in registers alone
  *
- * Each sum is fed back into its own product, so no compiler takes a product out of the loop. x holds 16 bytes of factors for int16, and
+ * Each sum is fed back into its own product, so no compiler takes a product out of the loop, whose rounds are written out twice. x holds 16 bytes of factors for int16, and
  * 4 numbers below 1 behind them for f32: V8 would build a literal anew at each use. dst: 16 bytes a thread, so that all is needed.
  */
 import { Limit, Limits } from "./record";
@@ -41,10 +41,10 @@ function products(dst: usize, w: v128, count: i32): void {
   let a = i32x4.splat(1), b = i32x4.splat(2), c = i32x4.splat(3), d = i32x4.splat(4), e = i32x4.splat(5), f = i32x4.splat(6);
   let g = i32x4.splat(7), h = i32x4.splat(8), i = i32x4.splat(9), j = i32x4.splat(10), k = i32x4.splat(11), l = i32x4.splat(12);
   for (; count > 0; count--) {
-    for (let twice = 0; twice < 2; twice++) {
-      a = dot(a, w); b = dot(b, w); c = dot(c, w); d = dot(d, w); e = dot(e, w); f = dot(f, w);
-      g = dot(g, w); h = dot(h, w); i = dot(i, w); j = dot(j, w); k = dot(k, w); l = dot(l, w);
-    }
+    a = dot(a, w); b = dot(b, w); c = dot(c, w); d = dot(d, w); e = dot(e, w); f = dot(f, w);
+    g = dot(g, w); h = dot(h, w); i = dot(i, w); j = dot(j, w); k = dot(k, w); l = dot(l, w);
+    a = dot(a, w); b = dot(b, w); c = dot(c, w); d = dot(d, w); e = dot(e, w); f = dot(f, w);
+    g = dot(g, w); h = dot(h, w); i = dot(i, w); j = dot(j, w); k = dot(k, w); l = dot(l, w);
   }
   v128.store(dst, all(a, b, c, d, e, f, g, h, i, j, k, l));
 }
@@ -53,10 +53,10 @@ function products_f32(dst: usize, w: v128, count: i32): void {
   let a = f32x4.splat(1), b = f32x4.splat(2), c = f32x4.splat(3), d = f32x4.splat(4), e = f32x4.splat(5), f = f32x4.splat(6);
   let g = f32x4.splat(7), h = f32x4.splat(8), i = f32x4.splat(9), j = f32x4.splat(10), k = f32x4.splat(11), l = f32x4.splat(12);
   for (; count > 0; count--) {
-    for (let twice = 0; twice < 2; twice++) {
-      a = fma(a, w, w); b = fma(b, w, w); c = fma(c, w, w); d = fma(d, w, w); e = fma(e, w, w); f = fma(f, w, w);
-      g = fma(g, w, w); h = fma(h, w, w); i = fma(i, w, w); j = fma(j, w, w); k = fma(k, w, w); l = fma(l, w, w);
-    }
+    a = fma(a, w, w); b = fma(b, w, w); c = fma(c, w, w); d = fma(d, w, w); e = fma(e, w, w); f = fma(f, w, w);
+    g = fma(g, w, w); h = fma(h, w, w); i = fma(i, w, w); j = fma(j, w, w); k = fma(k, w, w); l = fma(l, w, w);
+    a = fma(a, w, w); b = fma(b, w, w); c = fma(c, w, w); d = fma(d, w, w); e = fma(e, w, w); f = fma(f, w, w);
+    g = fma(g, w, w); h = fma(h, w, w); i = fma(i, w, w); j = fma(j, w, w); k = fma(k, w, w); l = fma(l, w, w);
   }
   v128.store(dst, all(a, b, c, d, e, f, g, h, i, j, k, l));
 }

@@ -7,7 +7,7 @@ import type { Backend } from "#src/backend/backend.js";
 import { createWasmBackend } from "#src/backend/wasm/wasm.js";
 import { bytesOf } from "#src/graph/memory.js";
 import { Recorder, type StoredLinear } from "#src/graph/recorder.js";
-import { formats, kinds, RECORD_BYTES, types, writeRecord } from "#src/graph/record.js";
+import { formats, RECORD_BYTES, types, writeRecord } from "#src/graph/record.js";
 import { Kosmos2Config } from "#src/model/config.js";
 import { Kosmos2ForConditionalGeneration, type LoadOptions } from "#src/modeling.js";
 import { tensor } from "#src/tensor.js";
@@ -93,15 +93,13 @@ async function prepare(dtype: Format, M: number, K: number, N: number, threads: 
   return { backend, records, operations: pass.count, count, addresses };
 }
 
-/** Milliseconds of one pass of a phase, or of each token of a decode. `meanwhile` is called while what the last pass used is still there. */
-async function phase(what: string, meanwhile?: () => Promise<void>): Promise<number[]> {
+/** Milliseconds of one pass of a phase, or of each token of a decode. */
+async function phase(what: string): Promise<number[]> {
   const { engine, inputs } = ready();
   const [name, context] = what.split("@");
   if (name === "vision") {
     const pixels = inputs.pixelValues.data as Float32Array, { imageSize } = engine.config.visionConfig;
-    const ms = await timed(() => engine.see(pixels, imageSize, imageSize));
-    await meanwhile?.();
-    return [ms];
+    return [await timed(() => engine.see(pixels, imageSize, imageSize))];
   }
   // what untrained weights repeat says nothing about guesses
   if (name === "caption") return [await timed(() => model!.generate({ ...inputs, maxNewTokens: Number(context), eosTokenId: null, lookahead: 0 }))];
@@ -112,50 +110,23 @@ async function phase(what: string, meanwhile?: () => Promise<void>): Promise<num
       const { latentQueryNum } = engine.config, { embedDim } = engine.config.textConfig;
       const images = noise(latentQueryNum * embedDim);
       const reading = { sequence, ids: [...inputs.inputIds.data], places: [...inputs.imageEmbedsPositionMask.data], images };
-      const ms = await timed(() => engine.choose([{ ...reading, banned: [[]] }]));
-      await meanwhile?.();
-      return [ms];
+      return [await timed(() => engine.choose([{ ...reading, banned: [[]] }]))];
     }
     const tokens = 16, before = Number(context) - tokens / 2;
     let [[{ id }]] = await engine.choose([{ sequence, ids: prompt(before), banned: [[]] }]);
     const samples: number[] = [];
     for (let i = 0; i < tokens; i++) samples.push(await timed(async () => ([[{ id }]] = await engine.choose([{ sequence, ids: [id], banned: [[]] }]))));
-    await meanwhile?.();
     return samples;
   } finally {
     engine.end(sequence);
   }
 }
 
-/**
- * Milliseconds that a pass spends on operations that are neither products nor attention. Each is run many times in a row, which is
- * kind to it only as far as its small data would be in a cache anyway.
- */
+/** Milliseconds that a pass spends on operations that are neither products nor attention, each timed in the pass itself (src/profile.ts). */
 async function others(what: string): Promise<number> {
-  const { backend } = ready().engine, { run } = backend, times = 64;
-  let pass = new Uint8Array(0), sum = 0;
-  const heavy = new Set<number>(Object.entries(kinds).filter(([kind]) => /^(matmul|attention)/.test(kind)).map(([, code]) => code));
-  backend.run = (records, count, signal) => {
-    pass = records.slice(0, count * RECORD_BYTES);
-    return run.call(backend, records, count, signal);
-  };
-  try {
-    await phase(what, async () => {
-      backend.run = run;
-      for (let at = 0; at < pass.length; at += RECORD_BYTES) {
-        const record = pass.subarray(at, at + RECORD_BYTES);
-        if (heavy.has(new DataView(record.buffer, record.byteOffset).getUint32(0, true))) continue;
-        const list = new Uint8Array(times * RECORD_BYTES);
-        for (let i = 0; i < times; i++) list.set(record, i * RECORD_BYTES);
-        await backend.run(list, times); // once for V8 and the caches
-        const once = await timed(() => backend.run(list.subarray(0, RECORD_BYTES), 1)); // what handing over a list takes
-        sum += Math.max(0, (await timed(() => backend.run(list, times))) - once) / (times - 1);
-      }
-    });
-  } finally {
-    backend.run = run;
-  }
-  return sum;
+  const { profile } = await ready().engine.profile(() => phase(what)), [name] = what.split("@");
+  const { times } = profile.passes.find(({ pass }) => pass === name)!;
+  return profile.operations.reduce((sum, { pass, kind, ms }) => sum + (pass !== name || /^(matmul|attention)/.test(kind) ? 0 : ms), 0) / times;
 }
 
 async function timed(work: () => Promise<unknown>): Promise<number> {

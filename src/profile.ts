@@ -84,8 +84,8 @@ function leastMs(kind: string, { M, K, N, T, S, heads, headWidth, causal }: Reco
   return 1000 * Math.max((M * K * N) / (format.startsWith("f") ? float32 : int16), packedBytes(format, N, K) / bandwidth);
 }
 
-/** Runs that a limit is the best of, and how long one takes about, in milliseconds. */
-const RUNS = 9, RUN_MS = 5;
+/** Runs that a limit is the best of, how long one takes about, and how long a loop runs before that, until V8 has compiled it for good; in milliseconds. */
+const RUNS = 9, RUN_MS = 5, WARM_UP_MS = 100;
 
 /**
  * Measures the limits.
@@ -108,11 +108,14 @@ export async function measureLimits(backend: Backend, at: { address: number; byt
       for (let i = 0; i < RUNS; i++) ms = Math.min(ms, await run(what, count));
       return (1000 * count) / ms;
     };
+    const warm = async (what: keyof typeof codes, count: number): Promise<void> => {
+      for (const end = performance.now() + WARM_UP_MS; performance.now() < end; ) await run(what, count);
+    };
     const products = async (what: "int16" | "float32"): Promise<number> => {
-      await best(what, 20_000); // until V8 has compiled it for good
+      await warm(what, 5000);
       return best(what, Math.ceil((RUN_MS / 1000) * (await best(what, 20_000))));
     };
-    for (let i = 0; i < 100; i++) await run("reading", Math.min(1024, Math.floor(at.bytes / 1024)));
+    await warm("reading", Math.min(1024, Math.floor(at.bytes / 1024)));
     return {
       bandwidth: 1024 * (await best("reading", Math.floor(at.bytes / 1024))),
       int16: 192 * threads * (await products("int16")),

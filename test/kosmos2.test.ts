@@ -23,6 +23,23 @@ test("Kosmos2.caption describes a picture and says where things stand", async ()
   assert.ok(Object.values(timings).every((ms) => ms > 0));
 });
 
+for (const [where, options] of [["threads", { threads: 2 }], ["a worker", { shared: false }]] as const) {
+  test(`Kosmos2.profile on ${where} times every operation of every pass and changes no answer`, async () => {
+    await using profiled = await Kosmos2.load("kosmos2-emoji", options);
+    const { result, profile } = await profiled.profile(() => profiled.caption(picture));
+    assert.deepEqual(result.newIds, (await kosmos.caption(picture)).newIds);
+    assert.deepEqual(profile.passes.map(({ pass }) => pass), ["vision", "prefill", "decode"]);
+    for (const { pass, ms } of profile.passes) {
+      const own = profile.operations.filter((operation) => operation.pass === pass);
+      assert.ok(Math.abs(own.reduce((sum, operation) => sum + operation.ms, 0) - ms) < 1e-6 * ms && ms < profile.ms);
+    }
+    const { visionConfig: c } = profiled.model.config, products = profile.operations.filter(({ pass, kind }) => pass === "vision" && kind === "matmul_i8");
+    const widening = products.find(({ shape }) => shape === `${(c.imageSize / c.patchSize) ** 2 + 1}×${c.hiddenSize}×${c.intermediateSize}`)!;
+    assert.equal(widening.times, c.numHiddenLayers);
+    assert.ok(products.every(({ ms, leastMs }) => ms > 0 && leastMs > 0) && Object.values(profile.limits).every((rate) => rate > 1e8));
+  });
+}
+
 test("the pieces of Kosmos2.stream concatenate to what was generated after the prompt", async () => {
   const answer = kosmos.stream(picture);
   let text = "";

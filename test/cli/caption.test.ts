@@ -7,7 +7,7 @@ import { caption, type Engine } from "#src/cli/caption.js";
 import { main } from "#src/cli/commands.js";
 import { UsageError } from "#src/cli/options.js";
 import type { Terminal } from "#src/cli/terminal.js";
-import { Kosmos2Error, type Caption } from "kosmos2-wasm";
+import { Kosmos2Error, type Caption, type Profile } from "kosmos2-wasm";
 
 const folder = mkdtempSync(join(tmpdir(), "kosmos2-cli-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -30,6 +30,19 @@ const answer: Caption = {
     ],
   }],
   timings: { loadMs: 1, visionMs: 2, prefillMs: 3, decodeMs: 4 },
+};
+
+const profiled: Profile = {
+  description: "i8, wasm", limits: { bandwidth: 50e9, int16: 90e9, float32: 50e9 }, ms: 1000,
+  passes: [{ pass: "vision", times: 1, ms: 700 }, { pass: "decode", times: 3, ms: 250 }],
+  operations: [
+    { pass: "vision", kind: "matmul_i8", shape: "257×1024×4096", times: 24, ms: 600, leastMs: 450 },
+    { pass: "decode", kind: "matmul_i8", shape: "1×2048×2048", times: 9, ms: 200, leastMs: 190 },
+    { pass: "vision", kind: "attention", shape: "257×1024", times: 24, ms: 99, leastMs: 33 },
+    { pass: "decode", kind: "layernorm", shape: "1×2048", times: 9, ms: 50, leastMs: 0 },
+    { pass: "vision", kind: "copy", shape: "1×1024", times: 2, ms: 0.5, leastMs: 0 },
+    { pass: "vision", kind: "copy", shape: "256×1024", times: 1, ms: 0.5, leastMs: 0 },
+  ],
 };
 
 /** An engine that says `answer` about every picture but those whose name has "bad" in it, and notes what it was asked. */
@@ -55,7 +68,8 @@ function fake(): Engine & { asked: unknown[]; disposed: number } {
   const load = async (source: string, options: object) => {
     notes.asked.push({ source, ...options });
     const processor = { postProcessGeneration: (text: string) => ({ caption: text.replace(/<.*?> ?/g, ""), entities: [] }) };
-    return { stream, processor, dispose: async () => void notes.disposed++ };
+    const profile = async (work: () => Promise<unknown>) => ({ result: await work(), profile: profiled });
+    return { stream, processor, profile, dispose: async () => void notes.disposed++ };
   };
   return Object.assign(notes, { load, annotate: async () => new TextEncoder().encode("PNG") }) as unknown as Engine & typeof notes;
 }
@@ -73,6 +87,27 @@ test("caption prints the caption and, for each box, pixels, fractions and cells"
     "",
   ].join("\n"));
   assert.equal(t.stderr, "");
+});
+
+test("caption --profile tells what the answer cost, by pass and operation, small ones by kind", async () => {
+  const t = terminal();
+  assert.equal(await caption(["keys.png", "--profile"], t, never, fake()), 0);
+  assert.equal(t.stdout.slice(t.stdout.indexOf("\ni8")), `
+i8, wasm; at most 50.0 GB/s, 90.0 G int16 and 50.0 G f32 multiply-adds a second
+                                   times      ms  of all  of limit
+  vision                               1  700.00  70.0 %      69 %
+          matmul_i8 257×1024×4096     24  600.00  60.0 %      75 %
+          attention 257×1024          24   99.00   9.9 %      33 %
+          copy                         3    1.00   0.1 %
+  decode                               3  250.00  25.0 %      76 %
+          matmul_i8 1×2048×2048        9  200.00  20.0 %      95 %
+          layernorm 1×2048             9   50.00   5.0 %
+  products 80.0 %, attention 9.9 %, other operations 5.1 %, outside passes 5.0 % of 1000 ms
+`);
+  const json = terminal();
+  assert.equal(await caption(["keys.png", "--profile", "--json"], json, never, fake()), 0);
+  const { profile } = JSON.parse(json.stdout);
+  assert.deepEqual([profile.productsMs, profile.attentionMs, profile.othersMs, profile.outsideMs, profile.operations.length], [800, 99, 51, 50, 6]);
 });
 
 test("caption --json prints one object a picture and line, with every promised field", async () => {
