@@ -109,7 +109,7 @@ export namespace Limits {
   T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: usize; scratch: usize; scratchBytes: i32;
 }
 
-/** dst: { id: u32, best: f32, second: f32 } over x[N] without the banned ids. banned: { id: u32, kept: f32 } [bans]. The lowest id wins a tie. */
+/** dst: { id: u32, best: f32, second: f32 } of each thread's part of x[N] without the banned ids. banned: { id: u32, kept: f32 } [bans]. The lowest id wins a tie. */
 @unmanaged export class Argmax extends Record { dst: usize; x: usize; N: i32; banned: usize; bans: i32; }
 
 /**

@@ -10,7 +10,7 @@ import { Pace } from "./generate/pace.js";
 import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
 import type { Memory } from "./graph/memory.js";
-import { BANS, Batch, type Pass, Recorder, roomFor } from "./graph/recorder.js";
+import { BANS, Batch, type Choice, chosen, type Pass, Recorder, roomFor } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
 import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js";
@@ -64,14 +64,6 @@ export interface Question extends Reading {
 
 /** Stages by name: what was tapped. */
 export type Stages = Map<string, { rows: number; columns: number; data: Float32Array }>;
-
-/** The best token of a row. */
-export interface Choice {
-  id: number;
-  logit: number;
-  /** The runner-up's logit. */
-  second: number;
-}
 
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
 const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
@@ -256,10 +248,10 @@ export class Engine {
       const since = performance.now();
       const { data } = (await this.execute(questions.every(again) ? "decode" : "prefill", plan.pass, signal)).get("choice")!;
       if (known) this.pace.note(banned.length, performance.now() - since);
-      const ids = new Uint32Array(data.buffer, data.byteOffset, data.length);
+      const best = chosen(data, this.backend.threads);
       let row = 0;
       const choices = questions.map((question) => {
-        const made = question.banned.map((): Choice => ({ id: ids[3 * row], logit: data[3 * row + 1], second: data[3 * row++ + 2] }));
+        const made = question.banned.map(() => best[row++]);
         return agreed(question.ids.slice(question.ids.length - made.length + 1), made);
       });
       commit(questions.map((question, i) => question.banned.length - choices[i].length));

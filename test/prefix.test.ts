@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Kosmos2ForConditionalGeneration, Kosmos2Processor, Prefix } from "kosmos2-wasm";
-import { Engine, type Choice } from "#src/engine.js";
+import { Engine } from "#src/engine.js";
+import type { Choice } from "#src/graph/recorder.js";
 import type { Text } from "#src/prefix.js";
 import { openModel } from "#src/weights/source.js";
 import { fixtures, random } from "./support.js";

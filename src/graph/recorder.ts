@@ -140,6 +140,35 @@ export const roomFor = (rows: number) => Math.ceil(rows / 256) * 256;
 /** Bans that a pass has room for at least, in each row. */
 export const BANS = 64;
 
+/** The best token of a row of logits. */
+export interface Choice {
+  id: number;
+  logit: number;
+  /** The runner-up's logit. */
+  second: number;
+}
+
+/** Words of what a thread finds in its part of a row: id (u32), best and second logit. */
+const FIND = 3;
+
+/**
+ * What the threads found in each row (`Recorder.argmax`), put together in their order: the lowest id wins a tie.
+ *
+ * @param finds [rows · threads, 3]
+ */
+export function chosen(finds: Float32Array, threads: number): Choice[] {
+  const ids = new Uint32Array(finds.buffer, finds.byteOffset, finds.length), part = FIND * threads;
+  return Array.from({ length: finds.length / part }, (_, row) => {
+    const best: Choice = { id: ids[row * part], logit: finds[row * part + 1], second: finds[row * part + 2] };
+    for (let at = row * part + FIND; at < (row + 1) * part; at += FIND) {
+      const logit = finds[at + 1];
+      best.second = Math.max(best.second, finds[at + 2], Math.min(best.logit, logit));
+      if (logit > best.logit) Object.assign(best, { id: ids[at], logit });
+    }
+    return best;
+  });
+}
+
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
 export class Recorder implements Graph {
@@ -345,16 +374,16 @@ export class Recorder implements Graph {
     return new Rows(slot, offset + from * stride * 4, to - from, columns, stride);
   }
 
-  /** The best of each row of logits without its banned ids, kept under `name`: [rows, 3] words of id (u32), best and second logit (f32). */
+  /** The best of each row of logits without its banned ids, kept under `name` for `chosen`. */
   argmax(name: string, logits: Matrix, banned: readonly (readonly number[])[]): void {
-    const choice = this.rowsOf(logits.rows, 3);
-    this.keep(name, choice);
+    const finds = this.rowsOf(logits.rows * this.threads, FIND);
+    this.keep(name, finds);
     for (let row = 0; row < logits.rows; row++) {
       const room = Math.max(BANS, banned[row].length);
       // pairs of an id and the word where the kernel keeps its logit meanwhile
       const list = this.inputBytes(8 * room, () => bytesOf(Uint32Array.from(banned[row].flatMap((id) => [id, 0]))));
       this.record("argmax", { N: logits.columns, bans: () => banned[row].length }, {
-        dst: this.rows(choice, row, row + 1) as Rows, x: this.rows(logits, row, row + 1) as Rows, banned: list,
+        dst: this.rows(finds, row * this.threads, (row + 1) * this.threads) as Rows, x: this.rows(logits, row, row + 1) as Rows, banned: list,
       });
     }
   }

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { BLOCK, formats, types } from "#src/graph/record.js";
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
+import { chosen } from "#src/graph/recorder.js";
 import { fromBF16, fromF16, pack, quantize, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, largest, machine, type Machine } from "./machine.js";
@@ -126,12 +127,14 @@ test("argmax finds the best and second without the banned ids, takes the lowest 
   const x = random(1201, 4);
   x[700] = x[33] = 2;
   x[1200] = 5;
-  const run = (bans: number[]) => {
-    const m = m0(), dst = m.alloc(12), logits = m.put(x), banned = m.put(Uint32Array.from(bans.flatMap((id) => [id, 0])));
-    m.run("argmax", { dst, x: logits, N: x.length, banned: bans.length ? banned : 0, bans: bans.length }, 3);
+  const run = (bans: number[], threads = 3) => {
+    const m = m0(), dst = m.alloc(12 * threads), logits = m.put(x), banned = m.put(Uint32Array.from(bans.flatMap((id) => [id, 0])));
+    m.run("argmax", { dst, x: logits, N: x.length, banned: bans.length ? banned : 0, bans: bans.length }, threads);
     assertSameBits(m.floats(logits, x.length), x, "logits");
-    return [new Uint32Array(m.bytes(dst, 4).buffer)[0], ...m.floats(dst + 4, 2)];
+    const [{ id, logit, second }] = chosen(m.floats(dst, 3 * threads), threads);
+    return [id, logit, second];
   };
+  for (const bans of [[], [1200], [33, 5, 1200, 700], [0, 1]]) for (const threads of [1, 2, 5]) assert.deepEqual(run(bans, threads), run(bans));
   assert.deepEqual(run([]), [1200, 5, 2]);
   assert.deepEqual(run([1200, 5, 1200]), [33, 2, 2]);
   assert.deepEqual(run([33, 1200]), [700, 2, largest(x.filter((v) => v > 0 && v < 2))]);
