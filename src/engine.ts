@@ -9,11 +9,11 @@ import { agreed, Habits } from "./generate/guess.js";
 import { Pace } from "./generate/pace.js";
 import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
-import type { Memory } from "./graph/memory.js";
-import { BANS, Batch, type Choice, chosen, type Pass, Recorder, roomFor } from "./graph/recorder.js";
+import { bytesOf, type Memory } from "./graph/memory.js";
+import { BANS, Batch, type Choice, chosen, type Pass, Recorder, roomFor, storedRows } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
-import { predict, read, see, type Weights as Handles } from "./model/kosmos2.js";
+import { latents, predict, type Projected, read, see, type Weights as Handles } from "./model/kosmos2.js";
 import { interpolatePositions } from "./model/positions.js";
 import { cacheShape, estimate, refuseTooLarge } from "./memory.js";
 import { abortable } from "./pause.js";
@@ -86,6 +86,8 @@ interface Plan {
 }
 
 export class Engine {
+  /** How long loading took, and what was prepared then. */
+  loadMs = 0;
   private last: Promise<void> = Promise.resolve();
   private arena = 0;
   private arenaBytes = 0;
@@ -95,6 +97,7 @@ export class Engine {
   readonly habits = new Habits();
   /** How long reading on takes. */
   readonly pace = new Pace();
+  private latents: Projected | undefined;
   private profiler: Profiler | undefined;
   /** Those that keep something; the last used stand last. */
   private readonly prefixes = new Set<Prefix>();
@@ -115,11 +118,25 @@ export class Engine {
 
   private constructor(
     readonly config: Kosmos2Config, readonly generation: GenerationConfig, readonly dtype: Exclude<Dtype, "auto">,
-    readonly cacheDtype: CacheFormat, readonly backend: Backend, private readonly weights: Weights, readonly loadMs: number,
+    readonly cacheDtype: CacheFormat, readonly backend: Backend, private readonly weights: Weights,
   ) {
     const { embedDim, padTokenId } = config.textConfig;
     this.sinusoids = new SinusoidTable(backend, embedDim, padTokenId);
     this.handles = handles(weights);
+  }
+
+  /** What no picture changes is computed once. By the row invariant it is what each pass would compute. */
+  private async prepare(signal: AbortSignal | undefined): Promise<void> {
+    const { latentQueryNum } = this.config, { embedDim } = this.config.textConfig;
+    const g = this.recorder(), parts = Object.entries(latents(g, this.handles));
+    for (const [name, x] of parts) g.keep(name, x);
+    const made = await this.execute("vision", g.finish(), signal);
+    const kept = [...made].map(([name, { data }]) => {
+      const address = this.backend.alloc(data.byteLength);
+      this.backend.write(address, bytesOf(data));
+      return [name, storedRows(address, latentQueryNum, embedDim)];
+    });
+    this.latents = Object.fromEntries(kept) as Projected;
   }
 
   static async load(files: ModelFiles, options: EngineOptions = {}): Promise<Engine> {
@@ -142,7 +159,10 @@ export class Engine {
           signal, logger,
           onProgress: onProgress && (({ loaded, total, file }) => onProgress({ loaded, total, file, phase: "read" })),
         });
-        return new Engine(config, generation, dtype, cache, backend, weights, performance.now() - start);
+        const engine = new Engine(config, generation, dtype, cache, backend, weights);
+        await engine.prepare(signal);
+        engine.loadMs = performance.now() - start;
+        return engine;
       } catch (error) {
         await backend.dispose();
         throw error;
@@ -171,7 +191,7 @@ export class Engine {
       const positions = await this.positionsFor(height, width);
       const g = this.recorder(options.stages);
       const table = positions && g.input(positions.data, positions.rows, positions.columns);
-      g.keep("image_embeds", see(g, g.input(pixels, numChannels * height, width), this.handles, this.config, table));
+      g.keep("image_embeds", see(g, g.input(pixels, numChannels * height, width), this.handles, this.config, { positions: table, latents: this.latents }));
       return this.execute("vision", g.finish(), options.signal);
     });
     return { embeds: stages.get("image_embeds")!.data, stages };

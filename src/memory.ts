@@ -84,7 +84,8 @@ export function estimate(checkpoint: Checkpoint, config: Kosmos2Config, dtype: F
     parts[partOf(spec.name)] += storedBytes(spec, dtype);
   }
   const { cacheBytes, arenaBytes } = passes(config, dtype, cache, threads, tokens);
-  const totalBytes = weightBytes + cacheBytes + arenaBytes + BESIDES;
+  const latentBytes = 3 * config.latentQueryNum * config.textConfig.embedDim * 4; // kept from loading on
+  const totalBytes = weightBytes + cacheBytes + arenaBytes + latentBytes + BESIDES;
   return { dtype, weightBytes, parts, cache, cacheBytes, arenaBytes, totalBytes, availableBytes: addressable, fits: totalBytes <= addressable };
 }
 

@@ -20,10 +20,22 @@ export interface Weights {
   matrix(name: string): Matrix;
 }
 
-/** Pixels [3 · H, W] of one picture → its image rows [latentQueryNum, embedDim], not yet scaled. */
-export function see(g: Graph, pixels: Matrix, w: Weights, c: Kosmos2Config, positions?: Matrix): Matrix {
-  const features = picture(g, pixels, w.at("vision_model.model"), c.visionConfig, positions);
-  return resample(g, features, w.at("image_to_text_projection"), c.textConfig);
+/** q, k and v of an attention, still to be cut into heads. */
+export interface Projected {
+  readonly q: Matrix;
+  readonly k: Matrix;
+  readonly v: Matrix;
+}
+
+/**
+ * Pixels [3 · H, W] of one picture → its image rows [latentQueryNum, embedDim], not yet scaled.
+ *
+ * @param options.positions of another size of picture. Default: the checkpoint's
+ * @param options.latents what `latents` gives, if it is there already: it is the same for all pictures
+ */
+export function see(g: Graph, pixels: Matrix, w: Weights, c: Kosmos2Config, options: { positions?: Matrix; latents?: Projected } = {}): Matrix {
+  const features = picture(g, pixels, w.at("vision_model.model"), c.visionConfig, options.positions);
+  return resample(g, features, options.latents ?? latents(g, w), w.at("image_to_text_projection"), c.textConfig);
 }
 
 /** The CLIP ViT, all rows of it normed and then L2-normalised: [1 + patches, hiddenSize]. */
@@ -53,7 +65,7 @@ function picture(g: Graph, pixels: Matrix, w: Weights, c: Kosmos2VisionConfig, p
 /** One pre-norm Transformer layer of CLIP (arXiv:2103.00020). */
 function visionBlock(g: Graph, x: Matrix, w: Weights, c: Kosmos2VisionConfig): Matrix {
   const h = g.layernorm(x, w.norm("layer_norm1", c.layerNormEps));
-  const { q, k, v } = project(g, h, h, w.at("self_attn"));
+  const { q, k, v } = project(g, h, w.at("self_attn"));
   const mixed = g.attention(q, g.keysValues(k, v), { heads: c.numAttentionHeads });
   x = g.linear(mixed, w.linear("self_attn.out_proj"), { residual: x });
   const inner = g.layernorm(x, w.norm("layer_norm2", c.layerNormEps));
@@ -61,12 +73,18 @@ function visionBlock(g: Graph, x: Matrix, w: Weights, c: Kosmos2VisionConfig): M
   return g.linear(z, w.linear("mlp.fc2"), { residual: x });
 }
 
-/** A few learned queries look at the picture and at themselves, without mask, norm or residual. */
-function resample(g: Graph, features: Matrix, w: Weights, c: Kosmos2TextConfig): Matrix {
-  const latent = w.matrix("latent_query");
-  const seen = g.concat([g.linear(features, w.linear("dense")), latent]); // image rows first, latent rows last
-  const { q, k, v } = project(g, latent, seen, w.at("x_attn"));
-  const mixed = g.attention(q, g.keysValues(k, v), { heads: c.attentionHeads, weights: "projection.attention" });
+/** What the resampler's learned queries are to themselves, whatever the picture: [latentQueryNum, embedDim] each. */
+export function latents(g: Graph, w: Weights): Projected {
+  const projection = w.at("image_to_text_projection"), latent = projection.matrix("latent_query");
+  return project(g, latent, projection.at("x_attn"));
+}
+
+/** The learned queries look at the picture and at themselves, without mask, norm or residual. */
+function resample(g: Graph, features: Matrix, latents: Projected, w: Weights, c: Kosmos2TextConfig): Matrix {
+  const seen = g.linear(features, w.linear("dense"));
+  const keys = g.concat([g.linear(seen, w.linear("x_attn.k_proj")), latents.k]); // image rows first, latent rows last
+  const values = g.concat([g.linear(seen, w.linear("x_attn.v_proj")), latents.v]);
+  const mixed = g.attention(latents.q, g.keysValues(keys, values), { heads: c.attentionHeads, weights: "projection.attention" });
   const rows = g.linear(mixed, w.linear("x_attn.out_proj"));
   g.tap("image_embeds", rows);
   return rows;
@@ -88,7 +106,7 @@ export function read(g: Graph, tokens: Tokens, images: Matrix | undefined, past:
 /** One decoder layer: Magneto, a pre-norm Transformer with two more norms inside (arXiv:2210.06423). */
 function textBlock(g: Graph, x: Matrix, past: Past, layer: number, w: Weights, c: Kosmos2TextConfig): Matrix {
   const h = g.layernorm(x, w.norm("self_attn_layer_norm", c.layerNormEps));
-  const { q, k, v } = project(g, h, h, w.at("self_attn"));
+  const { q, k, v } = project(g, h, w.at("self_attn"));
   g.tap(`text.cache.${layer}.key`, k);
   g.tap(`text.cache.${layer}.value`, v);
   const mixed = g.attention(q, g.append(past, layer, k, v), { heads: c.attentionHeads, weights: `text.attention.${layer}` });
@@ -106,7 +124,7 @@ export function predict(g: Graph, x: Matrix, w: Weights, c: Kosmos2TextConfig): 
   return g.linear(y, w.linear("text_model.lm_head")); // the embedding itself unless the checkpoint unties them
 }
 
-/** q of one matrix, k and v of another; the same one for self-attention. */
-function project(g: Graph, x: Matrix, seen: Matrix, w: Weights): { q: Matrix; k: Matrix; v: Matrix } {
-  return { q: g.linear(x, w.linear("q_proj")), k: g.linear(seen, w.linear("k_proj")), v: g.linear(seen, w.linear("v_proj")) };
+/** q, k and v of the same rows. */
+function project(g: Graph, x: Matrix, w: Weights): Projected {
+  return { q: g.linear(x, w.linear("q_proj")), k: g.linear(x, w.linear("k_proj")), v: g.linear(x, w.linear("v_proj")) };
 }
