@@ -19,6 +19,7 @@ import { cacheShape, estimate, refuseTooLarge } from "./memory.js";
 import { abortable } from "./pause.js";
 import { measureLimits, type PassName, type Profile, Profiler } from "./profile.js";
 import { countOf, type Prefix, type Text } from "./prefix.js";
+import { warmUp } from "./warm-up.js";
 import { Checkpoint } from "./weights/checkpoint.js";
 import type { ModelFiles } from "./weights/files.js";
 import { loadedDtype, loadWeights, type Weights } from "./weights/load.js";
@@ -67,6 +68,9 @@ export type Stages = Map<string, { rows: number; columns: number; data: Float32A
 
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
 const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
+
+/** How long warming up may make loading last longer: a part of what it took so far, or so many milliseconds. */
+const WARM_UP = 0.1, WARM_UP_MS = 30;
 
 /** Prefixes that keep something at once; a block is 24 MiB at the released sizes. */
 const PREFIXES = 4;
@@ -157,6 +161,10 @@ export class Engine {
       try {
         const weights = await loadWeights(checkpoint, config, dtype, backend, {
           signal, logger,
+          idle(reading) {
+            const since = performance.now(), patience = Math.max(WARM_UP_MS, WARM_UP * (since - start));
+            return warmUp(backend, config, dtype, { signal, enough: () => !reading() && performance.now() - since > patience });
+          },
           onProgress: onProgress && (({ loaded, total, file }) => onProgress({ loaded, total, file, phase: "read" })),
         });
         const engine = new Engine(config, generation, dtype, cache, backend, weights);

@@ -11,10 +11,10 @@ import { Kosmos2Config } from "./model/config.js";
 import { predict, read, see } from "./model/kosmos2.js";
 import { Checkpoint } from "./weights/checkpoint.js";
 import { handles } from "./weights/handles.js";
-import { loadedDtype, packMemoryBytes, packedWeightBytes, type Weights } from "./weights/load.js";
+import { loadedDtype, packMemoryBytes, packedWeightBytes, unloaded } from "./weights/load.js";
 import { packInfo } from "./weights/packs.js";
 import { openModel, type ModelSource, type OpenOptions } from "./weights/source.js";
-import { formatOf, modelTensors, shapeOf, storedBytes } from "./weights/tensors.js";
+import { modelTensors, storedBytes } from "./weights/tensors.js";
 import type { Format } from "./weights/quant.js";
 
 /** Bytes that a model takes. */
@@ -121,19 +121,7 @@ class Counting implements Memory {
 /** What a picture and a text take, by recording both. */
 function passes(config: Kosmos2Config, dtype: Format, format: CacheFormat, threads: number, tokens: number): { cacheBytes: number; arenaBytes: number } {
   const { textConfig: text, visionConfig: vision } = config;
-  const specs = new Map(modelTensors(config).map((spec) => [spec.name, spec]));
-  const absent: Weights = {
-    bytes: 0, free: () => {},
-    matrix(name) {
-      const spec = specs.get(`${name}.weight`)!, { N, K } = shapeOf(spec);
-      return { address: 64, format: formatOf(spec, dtype) as Format, outputs: N, inputs: K, bias: spec.bias ? 64 : 0 };
-    },
-    rows(name) {
-      const { N, K } = shapeOf(specs.get(name)!);
-      return { address: 64, rows: N, columns: K };
-    },
-  };
-  const w = handles(absent), memory = new Counting();
+  const w = handles(unloaded(config, dtype, 64)), memory = new Counting();
   const sinusoids = new SinusoidTable(memory, text.embedDim, text.padTokenId);
   const seeing = new Recorder(threads, sinusoids);
   const pixels = new Float32Array(vision.numChannels * vision.imageSize ** 2);

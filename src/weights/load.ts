@@ -57,6 +57,8 @@ export interface WeightsOptions {
   logger?: Logger;
   /** Most bytes of one read; two such buffers are held while loading. Default 2 MiB: fits the cache, and checks never block for long. */
   chunkBytes?: number;
+  /** Called when all memory is there and the backend has nothing to do, while weights are still read or after. Loading waits for it. Default: nothing. */
+  idle?: (reading: () => boolean) => Promise<void>;
 }
 
 /** Rows between two tensors that aren't needed: read through them up to this many bytes rather than begin a new chunk. */
@@ -154,6 +156,12 @@ interface Placed {
   readonly K: number;
 }
 
+/** A model's weights by their names and sizes, all at one address: to record passes with, before anything is loaded. */
+export function unloaded(config: Kosmos2Config, dtype: Format, address: number): Weights {
+  const placed = modelTensors(config).map((spec): Placed => ({ spec, address, format: formatOf(spec, dtype), ...shapeOf(spec) }));
+  return { bytes: 0, free: () => {}, ...named(new Map(placed.map((tensor) => [tensor.spec.name, tensor])), new Map()) };
+}
+
 /** What is at which address, by the model's names. */
 function named(placed: ReadonlyMap<string, Placed>, aliases: ReadonlyMap<string, string>): Pick<Weights, "matrix" | "rows"> {
   const get = (name: string): Placed => {
@@ -192,6 +200,7 @@ async function convert(
   }
   await fill(checkpoint, backend, plan([...targets.values()], chunkBytes), signal, onProgress);
   await clearPadding(backend, targets.get(aliases.get(embedTokens) ?? embedTokens), config.textConfig.padTokenId);
+  await options.idle?.(() => false);
   return { bytes, ...named(targets, aliases) };
 }
 
@@ -225,9 +234,9 @@ async function readPack(
     for (let from = start; from < end; from += packRead) reads.push({ file, start: from, bytes: Math.min(packRead, end - from), address: address + from - start });
   }
   const total = reads.reduce((sum, { bytes }) => sum + bytes, 0);
-  let loaded = 0, next = 0;
+  let loaded = 0, next = 0, failed: { error: unknown } | undefined;
+  const meanwhile = options.idle?.(() => loaded < total && !failed);
   onProgress?.({ loaded, total, file: reads[0].file });
-  let failed: { error: unknown } | undefined;
   const lane = async (): Promise<void> => {
     let host: Uint8Array | undefined;
     while (next < reads.length && !failed) {
@@ -240,7 +249,8 @@ async function readPack(
     }
   };
   // all of them end before this does: nothing may be read into memory that was given back
-  await Promise.all(Array.from({ length: readsAtOnce }, () => lane().catch((error: unknown) => void (failed ??= { error }))));
+  const fail = (error: unknown) => void (failed ??= { error });
+  await Promise.all([...Array.from({ length: readsAtOnce }, () => lane().catch(fail)), meanwhile?.catch(fail)]);
   if (failed) throw failed.error;
   return { bytes: packMemoryBytes(checkpoint), ...named(placed, aliases) };
 }
