@@ -4,7 +4,9 @@
  * long as that makes it faster.
  */
 import type { Backend } from "./backend/backend.js";
+import { Kosmos2Error } from "./errors.js";
 import { Cache } from "./graph/cache.js";
+import type { Memory } from "./graph/memory.js";
 import { RECORD_BYTES } from "./graph/record.js";
 import { Batch, type Pass, Recorder } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
@@ -32,54 +34,32 @@ function smaller({ textConfig: text, visionConfig: vision }: Kosmos2Config): Kos
       activationFunction: text.activationFunction, scaleEmbedding: text.scaleEmbedding, layerNormEps: text.layerNormEps,
     },
     visionConfig: {
-      numHiddenLayers: 1, numAttentionHeads: 2, hiddenSize: visionWidth, intermediateSize: 4 * visionWidth, imageSize: 8 * vision.patchSize,
+      numHiddenLayers: 1, numAttentionHeads: 2, hiddenSize: visionWidth, intermediateSize: 4 * visionWidth, imageSize: 16 * vision.patchSize,
       patchSize: vision.patchSize, numChannels: vision.numChannels, hiddenAct: vision.hiddenAct, layerNormEps: vision.layerNormEps,
     },
   });
 }
 
 /**
- * Starts at once; all memory that it needs is there when this returns. The backend must have nothing else to do until it is done.
+ * Starts at once, and all memory that it needs is there when this returns. The backend must have nothing else to do until it is done.
  *
  * @param dtype in which the model that will follow holds its weights
  * @param options.enough asked after each round: whether nobody would wait any longer for it
  */
-export function warmUp(backend: Backend, config: Kosmos2Config, dtype: Format, { signal, enough }: { signal?: AbortSignal; enough: () => boolean }): Promise<void> {
-  const c = smaller(config), { textConfig: text, visionConfig: vision } = c;
+export async function warmUp(backend: Backend, config: Kosmos2Config, dtype: Format, { signal, enough }: { signal?: AbortSignal; enough: () => boolean }): Promise<void> {
   const allocated: number[] = [];
-  const memory = {
-    alloc: (bytes: number): number => {
+  const memory: Memory = {
+    alloc(bytes) {
       const address = backend.alloc(bytes);
       allocated.push(address);
       backend.write(address, new Uint8Array(bytes));
       return address;
     },
-    free: (): void => {},
-    write: (address: number, bytes: Uint8Array): void => backend.write(address, bytes),
+    free: () => {},
+    write: (address, bytes) => backend.write(address, bytes),
   };
-  const w = handles(unloaded(c, dtype, memory.alloc(Math.max(...modelTensors(c).map((spec) => storedBytes(spec, dtype))))));
-  const sinusoids = new SinusoidTable(memory, text.embedDim, text.padTokenId);
-  sinusoids.reserve(2 * PROMPT);
-  const cache = new Cache(memory, text.layers, text.embedDim, 2 * PROMPT);
-  cache.reserve(2 * PROMPT);
-
-  const passes: Pass[] = [];
-  const pixels = vision.numChannels * vision.imageSize;
-  const seeing = new Recorder(backend.threads, sinusoids);
-  see(seeing, seeing.input(new Float32Array(pixels * vision.imageSize), pixels, vision.imageSize), w, c);
-  passes.push(seeing.finish());
-  for (const rows of [PROMPT, ...READ_ON]) {
-    const g = new Recorder(backend.threads, sinusoids), numbers = Array.from({ length: rows }, (_, i) => i + 3);
-    const x = read(g, { ids: numbers, positions: numbers }, undefined, new Batch([{ cache, rows }]), w, text);
-    const asked = rows === PROMPT ? g.rows(x, rows - 1, rows) : x;
-    g.argmax("choice", predict(g, asked, w, text), Array.from({ length: asked.rows }, () => []));
-    passes.push(g.finish());
-  }
-  const lists = passes.map((pass) => pass.at(memory.alloc(pass.arenaBytes), backend)), count = passes.reduce((sum, pass) => sum + pass.count, 0);
-  const list = new Uint8Array(count * RECORD_BYTES);
-  lists.reduce((at, records) => (list.set(records, at), at + records.length), 0);
-
-  const rounds = async (): Promise<void> => {
+  try {
+    const { list, count } = everything(smaller(config), dtype, backend.threads, memory);
     let before = performance.now(), best = Infinity, improved = before;
     do {
       await backend.run(list, count, signal);
@@ -90,7 +70,40 @@ export function warmUp(backend: Backend, config: Kosmos2Config, dtype: Format, {
       }
       before = now;
     } while (before - improved < SETTLED_MS && !enough());
+  } catch (error) {
+    // a model that just fits is loaded without
+    if (!(error instanceof Kosmos2Error && error.code === "memory-exhausted")) throw error;
+  } finally {
     for (const address of allocated) backend.free(address);
-  };
-  return rounds();
+  }
+}
+
+/** All passes of a model without weights in one list: a picture, a prompt, and the steps of an answer. */
+function everything(c: Kosmos2Config, dtype: Format, threads: number, memory: Memory): { list: Uint8Array; count: number } {
+  const { textConfig: text, visionConfig: vision } = c;
+  const w = handles(unloaded(c, dtype, memory.alloc(Math.max(...modelTensors(c).map((spec) => storedBytes(spec, dtype))))));
+  const sinusoids = new SinusoidTable(memory, text.embedDim, text.padTokenId);
+  sinusoids.reserve(2 * PROMPT);
+  const cache = new Cache(memory, text.layers, text.embedDim, 2 * PROMPT);
+  cache.reserve(2 * PROMPT);
+
+  const passes: Pass[] = [];
+  const lines = vision.numChannels * vision.imageSize, seeing = new Recorder(threads, sinusoids);
+  see(seeing, seeing.input(new Float32Array(lines * vision.imageSize), lines, vision.imageSize), w, c);
+  passes.push(seeing.finish());
+  for (const rows of [PROMPT, ...READ_ON]) {
+    const g = new Recorder(threads, sinusoids), numbers = Array.from({ length: rows }, (_, i) => i + 3);
+    const x = read(g, { ids: numbers, positions: numbers }, undefined, new Batch([{ cache, rows }]), w, text);
+    const asked = rows === PROMPT ? g.rows(x, rows - 1, rows) : x;
+    g.argmax("choice", predict(g, asked, w, text), Array.from({ length: asked.rows }, () => []));
+    passes.push(g.finish());
+  }
+  const count = passes.reduce((sum, pass) => sum + pass.count, 0), list = new Uint8Array(count * RECORD_BYTES);
+  let at = 0;
+  for (const pass of passes) {
+    const records = pass.at(memory.alloc(pass.arenaBytes), memory);
+    list.set(records, at);
+    at += records.length;
+  }
+  return { list, count };
 }
