@@ -163,7 +163,7 @@ export class Engine {
           signal, logger,
           idle(reading) {
             const since = performance.now(), patience = Math.max(WARM_UP_MS, WARM_UP * (since - start));
-            return warmUp(backend, config, dtype, { signal, enough: () => !reading() && performance.now() - since > patience });
+            return warmUp(backend, config, dtype, cache, { signal, enough: () => !reading() && performance.now() - since > patience });
           },
           onProgress: onProgress && (({ loaded, total, file }) => onProgress({ loaded, total, file, phase: "read" })),
         });

@@ -5,11 +5,12 @@
  */
 import type { Backend } from "./backend/backend.js";
 import { Kosmos2Error } from "./errors.js";
-import { Cache } from "./graph/cache.js";
+import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Memory } from "./graph/memory.js";
 import { RECORD_BYTES } from "./graph/record.js";
 import { Batch, type Pass, Recorder } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
+import { cacheShape } from "./memory.js";
 import { Kosmos2Config } from "./model/config.js";
 import { predict, read, see } from "./model/kosmos2.js";
 import { unloaded } from "./weights/load.js";
@@ -43,10 +44,12 @@ function smaller({ textConfig: text, visionConfig: vision }: Kosmos2Config): Kos
 /**
  * Starts at once, and all memory that it needs is there when this returns. The backend must have nothing else to do until it is done.
  *
- * @param dtype in which the model that will follow holds its weights
+ * @param dtype in which the model that will follow holds its weights; its caches are of `cacheFormat`
  * @param options.enough asked after each round: whether nobody would wait any longer for it
  */
-export async function warmUp(backend: Backend, config: Kosmos2Config, dtype: Format, { signal, enough }: { signal?: AbortSignal; enough: () => boolean }): Promise<void> {
+export async function warmUp(
+  backend: Backend, config: Kosmos2Config, dtype: Format, cacheFormat: CacheFormat, { signal, enough }: { signal?: AbortSignal; enough: () => boolean },
+): Promise<void> {
   const allocated: number[] = [];
   const memory: Memory = {
     alloc(bytes) {
@@ -59,7 +62,7 @@ export async function warmUp(backend: Backend, config: Kosmos2Config, dtype: For
     write: (address, bytes) => backend.write(address, bytes),
   };
   try {
-    const { list, count } = everything(smaller(config), dtype, backend.threads, memory);
+    const { list, count } = everything(smaller(config), dtype, cacheFormat, backend.threads, memory);
     let before = performance.now(), best = Infinity, improved = before;
     do {
       await backend.run(list, count, signal);
@@ -79,12 +82,12 @@ export async function warmUp(backend: Backend, config: Kosmos2Config, dtype: For
 }
 
 /** All passes of a model without weights in one list: a picture, a prompt, and the steps of an answer. */
-function everything(c: Kosmos2Config, dtype: Format, threads: number, memory: Memory): { list: Uint8Array; count: number } {
+function everything(c: Kosmos2Config, dtype: Format, cacheFormat: CacheFormat, threads: number, memory: Memory): { list: Uint8Array; count: number } {
   const { textConfig: text, visionConfig: vision } = c;
   const w = handles(unloaded(c, dtype, memory.alloc(Math.max(...modelTensors(c).map((spec) => storedBytes(spec, dtype))))));
   const sinusoids = new SinusoidTable(memory, text.embedDim, text.padTokenId);
   sinusoids.reserve(2 * PROMPT);
-  const cache = new Cache(memory, text.layers, text.embedDim, 2 * PROMPT);
+  const cache = new Cache(memory, cacheShape(text, cacheFormat), 2 * PROMPT);
   cache.reserve(2 * PROMPT);
 
   const passes: Pass[] = [];
