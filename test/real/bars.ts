@@ -214,8 +214,8 @@ export async function* bars(setup: Setup): AsyncGenerator<Row> {
       if (dtype === "i8") yield { bar: "4 argmaxes that are not the token that went in", want: "≥ 90 %", got: percent(differing), ...judge(differing >= 0.9) };
       yield { bar: `4 ${dtype}: relative error of the logits, ${positions} positions`, want: limit ? `≤ ${percent(limit)}` : "reported", got: percent(relativeError), ...(limit && { ok: relativeError <= limit }) };
       yield {
-        bar: `4 ${dtype}: argmaxes of ${clear} positions whose margin exceeds 5 × the error's rms, ${rms.toPrecision(2)}`, want: "none differs",
-        got: `${wrong.length} differ (of all ${positions}: ${positions - same})`, ok: wrong.length === 0,
+        bar: `4 ${dtype}: argmaxes of ${clear} positions whose margin exceeds 5 × their error's rms (of all: ${rms.toPrecision(2)})`, want: "none differs",
+        got: `${wrong.length} ${wrong.length ? `(${wrong.join()}) ` : ""}differ (of all ${positions}: ${positions - same})`, ok: wrong.length === 0,
       };
     }
   }

@@ -13,9 +13,9 @@ export interface Fidelity {
   differing: number;
   /** ‖logits − reference‖ / ‖reference‖, all positions together. */
   relativeError: number;
-  /** Of the logits: how large an error is. */
+  /** Of the logits: how large an error is, over all positions. */
   rms: number;
-  /** Positions whose margin is above 5 rms; and those of them where another token won. */
+  /** Positions whose margin is above 5 times the rms of their own errors (an image row's are larger than a word's); and those of them where another token won. */
   clear: number;
   wrong: number[];
   /** Positions, all of them, whose argmax is the reference's. */
@@ -65,17 +65,18 @@ export async function fidelity(model: Kosmos2ForConditionalGeneration, file: str
   const T = ids.length, top = topIds.length / T, V = model.config.textConfig.vocabSize, buckets = reference.logits.length / T, inputs = inputsOf(reference, model);
   const { logits: { data }, stages: kept } = await model.forward({ ...inputs, stages: stages ? reference.names : [] });
   const logitsHash = hashes(V, buckets);
-  let error = 0, length = 0;
+  const errors = new Float64Array(T);
+  let length = 0;
   for (let t = 0; t < T; t++) {
-    error += distance(sketch(data.subarray(t * V, (t + 1) * V), logitsHash, buckets), reference.logits.subarray(t * buckets, (t + 1) * buckets));
+    errors[t] = distance(sketch(data.subarray(t * V, (t + 1) * V), logitsHash, buckets), reference.logits.subarray(t * buckets, (t + 1) * buckets));
     length += norm[t] ** 2;
   }
-  const rms = Math.sqrt(error / (T * V)), wrong: number[] = [];
+  const error = errors.reduce((sum, x) => sum + x, 0), wrong: number[] = [];
   let clear = 0, same = 0, texts = 0, differing = 0;
   for (let t = 0; t < T; t++) {
     const agrees = argmax(data.subarray(t * V, (t + 1) * V)) === topIds[t * top];
     if (agrees) same++;
-    if (topLogits[t * top] - topLogits[t * top + 1] > 5 * rms) {
+    if (topLogits[t * top] - topLogits[t * top + 1] > 5 * Math.sqrt(errors[t] / V)) {
       clear++;
       if (!agrees) wrong.push(t);
     }
@@ -85,7 +86,7 @@ export async function fidelity(model: Kosmos2ForConditionalGeneration, file: str
   }
   const S = reference.names.length, size = S && reference.stages.length / S;
   return {
-    positions: T, differing: differing / texts, relativeError: Math.sqrt(error / length), rms, clear, wrong, same,
+    positions: T, differing: differing / texts, relativeError: Math.sqrt(error / length), rms: Math.sqrt(error / (T * V)), clear, wrong, same,
     stages: reference.names.flatMap((name, i): [string, number][] => {
       if (!kept[name]) return []; // fused with another
       const wanted = reference.stages.subarray(i * size, (i + 1) * size), values = kept[name].data;
