@@ -10,7 +10,7 @@ export type DtypeName = Dtype | "fp32" | "fp16" | "q8" | "q4";
 export type CacheDtype = "auto" | "f32" | "f16";
 
 /**
- * Halves change logits by less than a tenth of what int8 weights do, and not one box or token of the reference captions; they halve what
+ * Halves change logits by 1e-4, where int8 weights change them by 6e-3, and not one token of the reference captions; they halve what
  * decoding reads besides weights, and what a text takes (bench/RESULTS.md). Weights in f32 are asked for when every digit counts.
  *
  * @throws {Kosmos2Error} code `option-invalid`

@@ -40,9 +40,11 @@ test("estimateMemory says what the released model takes, from headers alone", as
   const cached = (bytes: number) => 256 * 24 * 2 * 2048 * bytes + 320 * 2048 * 4, wide = await estimateMemory(source, { dtype: "i8", cache: "f32" });
   assert.ok(Math.abs(i8.cacheBytes - cached(2)) < 1e6, `${i8.cacheBytes}`);
   assert.ok(Math.abs(wide.cacheBytes - cached(4)) < 1e6, `${wide.cacheBytes}`);
+  assert.deepEqual([i8.cache, f16.cache, f32.cache, wide.cache], ["f16", "f16", "f32", "f32"]);
   const long = await estimateMemory(source, { tokens: 2000 });
   assert.ok(long.cacheBytes > 7.5 * i8.cacheBytes && long.arenaBytes > i8.arenaBytes && long.totalBytes > i8.totalBytes + 300e6);
   await assert.rejects(estimateMemory(source, { dtype: "i3" as never }), { code: "option-invalid" });
+  await assert.rejects(estimateMemory(source, { cache: "bf16" as never }), { code: "option-invalid" });
 });
 
 test("Kosmos2.load refuses what can't fit before it reads any weights", async () => {
