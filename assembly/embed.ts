@@ -16,7 +16,8 @@ export function embed(op: Embed, t: i32, n: i32): void {
     else if (op.format == Format.f32) fromRow(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 5) + (<usize>(id & 7) << 2), 32, sinusoid);
     else if (op.format == Format.f16) fromHalves(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 4) + (<usize>(id & 7) << 1), sinusoid);
     else if (op.format == Format.i8) fromInt8(op, dst, id, sinusoid);
-    else fromInt4(op, dst, id, sinusoid);
+    else if (op.format == Format.i4) fromInt4(op, dst, id, sinusoid);
+    else from7Bits(op, dst, id, sinusoid);
   }
 }
 
@@ -54,6 +55,18 @@ function fromInt4(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
       const i = k - from, bits = <i32>load<u16>(numbers + <usize>((i >> 3) * 32 + (i & 1) * 2));
       const share = load<i8>(group + <usize>((i / SHARED) * 8) + lane, 32);
       put(op, dst, k, scale * <f32>share * <f32>(((bits >> (((i >> 1) & 3) << 2)) & 15) - 8), sinusoid);
+    }
+  }
+}
+
+function from7Bits(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
+  const lane = <usize>(id & 7) << 2;
+  let group = op.table + <usize>(id >> 3) * panelBytes(Format.w8a8, op.D);
+  for (let from = 0; from < op.D; from += GROUP, group += 32 + GROUP * 8) {
+    const scale = load<f32>(group + lane), to = min(from + GROUP, op.D);
+    for (let k = from; k < to; k++) {
+      const at = (<usize>((k - from) >> 2) << 5) + ((k - from) & 3);
+      put(op, dst, k, scale * <f32>(<i32>load<u8>(group + at + lane, 32) - 64), sinusoid);
     }
   }
 }

@@ -1,12 +1,12 @@
 /**
  * dst[M, D] = (x − mean) / √(variance + ε) · γ + β, row by row; variance biased, about the mean. Threads share groups, so that one row is
  * work for all; each works a row's mean and variance out for itself.
- * `quantized` gets the same numbers as quantize would make of dst, which then need not be kept (dst = 0).
+ * `quantized` gets the same numbers as quantize would make of dst, `bytes` those of quantize_i8; dst then need not be kept (dst = 0).
  *
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { GROUP, Layernorm } from "./record";
-import { clear, inverseOf, nearest, scaleOf, store4 } from "./quantize";
+import { clear, clearBytes, inverseOf, nearest, scaleOf, store4, store4bytes, storeScale } from "./quantize";
 import { share } from "./share";
 import { firstLanes, largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
@@ -20,6 +20,7 @@ export function layernorm(op: Layernorm, t: i32, n: i32): void {
     const factor = <f32>1 / sqrt(squaresOf(x, op.D, mean) / <f32>op.D + op.eps);
     for (let g = from; g < end; g++) {
       if (op.quantized) quantizedGroup(op, m, g, groups, x, mean, factor);
+      else if (op.bytes) bytesGroup(op, m, g, groups, x, mean, factor);
       else plainGroup(op, m, g, x, mean, factor);
     }
     i += end - from;
@@ -103,4 +104,27 @@ function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, me
   if (rest) store4(quantized + (<usize>whole << 1), four(op, x, whole, rest, centre, scale), inverse);
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
   if (g == groups - 1) clear(quantized, op.D, op.ldq);
+}
+
+/** The same in int8. */
+function bytesGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, mean: f32, factor: f32): void {
+  const bytes = op.bytes + <usize>m * op.ldq;
+  const from = g * GROUP, to = min(from + GROUP, op.D), whole = from + ((to - from) & ~3), rest = to - whole;
+  const centre = f32x4.splat(mean), scale = f32x4.splat(factor), at = <usize>from << 2, end = <usize>whole << 2;
+  const gamma = op.gamma, beta = op.beta;
+  let size = f32x4.splat(0), sums = size;
+  for (let i = at; i < end; i += 16) {
+    size = f32x4.pmax(size, f32x4.abs(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i))));
+  }
+  if (rest) size = f32x4.pmax(size, f32x4.abs(four(op, x, whole, rest, centre, scale)));
+  const top = largest(size), inverse = inverseOf(top, 127), factors = f32x4.splat(inverse);
+  for (let i = at; i < end; i += 16) {
+    const v = nearest(f32x4.mul(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i)), factors)), halves = i16x8.narrow_i32x4_s(v, v);
+    v128.store32_lane(bytes + (i >> 2), i8x16.narrow_i16x8_s(halves, halves), 0);
+    sums = i32x4.add(sums, v);
+  }
+  if (rest) sums = i32x4.add(sums, store4bytes(bytes + whole, four(op, x, whole, rest, centre, scale), inverse));
+  storeScale(op.scales + ((<usize>m * groups + g) << 3), top, sums);
+  if (op.dst) plainGroup(op, m, g, x, mean, factor);
+  if (g == groups - 1) clearBytes(bytes, op.D, op.ldq);
 }

@@ -4,10 +4,12 @@
  *   Limits.reading    sums up its part of `count` blocks of 1 KiB from x on, eight sums that don't wait for each other
  *   Limits.int16      `count` times 192 multiply-adds of int16 pairs, what int8 weights are multiplied by; in registers alone
  *   Limits.float32    `count` times 96 multiply-adds of f32, in one instruction where relaxed SIMD is on; in registers alone
+ *   Limits.int8       `count` times 384 multiply-adds of bytes, as matmul_w8a8 makes them here: where it widens them, those of int16
  *
- * Each sum is fed back into its own product, so no compiler takes a product out of the loop, whose rounds are written out twice. x holds 16 bytes of factors for int16, and
+ * Each sum is fed back into its own product, so no compiler takes a product out of the loop, whose rounds are written out twice. x holds 16 bytes of factors for int16 and int8, and
  * 4 numbers below 1 behind them for f32: V8 would build a literal anew at each use. dst: 16 bytes a thread, so that all is needed.
  */
+import { AT_ONCE, dot as dotOfBytes, dotIsWhole, IN_HALVES } from "./matmul_w8a8";
 import { Limit, Limits } from "./record";
 import { share } from "./share";
 import { fma } from "./simd";
@@ -16,6 +18,7 @@ export function limit(op: Limit, t: i32, n: i32): void {
   const dst = op.dst + (<usize>t << 4);
   if (op.what == Limits.reading) read(dst, op.x + (<usize>share(op.count, t, n) << 10), op.x + (<usize>share(op.count, t + 1, n) << 10));
   else if (op.what == Limits.int16) products(dst, v128.load(op.x), op.count);
+  else if (op.what == Limits.int8) products_i8(dst, v128.load(op.x), op.count);
   else products_f32(dst, v128.load(op.x, 16), op.count);
 }
 
@@ -45,6 +48,36 @@ function products(dst: usize, w: v128, count: i32): void {
     g = dot(g, w); h = dot(h, w); i = dot(i, w); j = dot(j, w); k = dot(k, w); l = dot(l, w);
     a = dot(a, w); b = dot(b, w); c = dot(c, w); d = dot(d, w); e = dot(e, w); f = dot(f, w);
     g = dot(g, w); h = dot(h, w); i = dot(i, w); j = dot(j, w); k = dot(k, w); l = dot(l, w);
+  }
+  v128.store(dst, all(a, b, c, d, e, f, g, h, i, j, k, l));
+}
+
+function products_i8(dst: usize, w: v128, count: i32): void {
+  if (ASC_FEATURE_RELAXED_SIMD) {
+    if (dotIsWhole()) productsOfBytes(dst, w, count, AT_ONCE);
+    else inHalves(dst, w, count);
+  } else products(dst, w, 2 * count);
+}
+
+/** A function of its own: inside the other one the compiler would make one loop of both, which asks at every product. */
+function inHalves(dst: usize, w: v128, count: i32): void {
+  productsOfBytes(dst, w, count, IN_HALVES);
+}
+
+// @ts-ignore: decorator
+@inline function dots(c: v128, w: v128, ones: v128, how: i32): v128 { return dotOfBytes(c, c, w, w, ones, how); }
+
+// @ts-ignore: decorator
+@inline function productsOfBytes(dst: usize, w: v128, count: i32, how: i32): void {
+  let a = i32x4.splat(1), b = i32x4.splat(2), c = i32x4.splat(3), d = i32x4.splat(4), e = i32x4.splat(5), f = i32x4.splat(6);
+  let g = i32x4.splat(7), h = i32x4.splat(8), i = i32x4.splat(9), j = i32x4.splat(10), k = i32x4.splat(11), l = i32x4.splat(12);
+  const o = i16x8.splat(<i16>(count > 0)); // no literal, which V8 would make anew for every use
+  w = v128.and(w, i8x16.splat(127));
+  for (; count > 0; count--) {
+    a = dots(a, w, o, how); b = dots(b, w, o, how); c = dots(c, w, o, how); d = dots(d, w, o, how); e = dots(e, w, o, how); f = dots(f, w, o, how);
+    g = dots(g, w, o, how); h = dots(h, w, o, how); i = dots(i, w, o, how); j = dots(j, w, o, how); k = dots(k, w, o, how); l = dots(l, w, o, how);
+    a = dots(a, w, o, how); b = dots(b, w, o, how); c = dots(c, w, o, how); d = dots(d, w, o, how); e = dots(e, w, o, how); f = dots(f, w, o, how);
+    g = dots(g, w, o, how); h = dots(h, w, o, how); i = dots(i, w, o, how); j = dots(j, w, o, how); k = dots(k, w, o, how); l = dots(l, w, o, how);
   }
   v128.store(dst, all(a, b, c, d, e, f, g, h, i, j, k, l));
 }

@@ -24,7 +24,8 @@ export function pack(op: Pack, t: i32, n: i32): void {
       if (op.format == Format.f32) lane_f32(op, src, dst + (<usize>lane << 2));
       else if (op.format == Format.f16) lane_f16(op, src, dst + (<usize>lane << 1));
       else if (op.format == Format.i8) lane_i8(op, src, dst, lane);
-      else lane_i4(op, src, dst, lane);
+      else if (op.format == Format.i4) lane_i4(op, src, dst, lane);
+      else lane_w8a8(op, src, dst, lane);
     }
   }
 }
@@ -34,6 +35,7 @@ export function panelBytes(format: u32, K: i32): usize {
   if (format == Format.f16) return <usize>K << 4;
   const rest = K % GROUP;
   if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? 32 + shareBytes(rest) + <usize>((rest + 7) >> 3) * 32 : 0);
+  if (format == Format.w8a8) return <usize>(K / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 3) >> 2) * 32 : 0);
   return <usize>(K / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 1) >> 1) * 16 : 0);
 }
 
@@ -197,4 +199,20 @@ function fourOrNone(op: Pack, src: usize, k: i32, end: i32): v128 {
 // @ts-ignore: decorator
 @inline function number(w: v128, inverse: v128): v128 {
   return f32x4.pmin(f32x4.splat(7), f32x4.pmax(f32x4.splat(-8), f32x4.mul(w, inverse)));
+}
+
+function lane_w8a8(op: Pack, src: usize, group: usize, lane: i32): void {
+  for (let from = 0; from < op.K; from += GROUP, group += 32 + GROUP * 8) {
+    const to = min(from + GROUP, op.K);
+    let size = f32x4.splat(0);
+    for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
+    const top = largest(size), inverse = f32x4.splat(inverseOf(top, 63));
+    store<f32>(group + (<usize>lane << 2), scaleOf(top, 63));
+    let dst = group + 32 + (<usize>lane << 2);
+    for (let k = from; k < to; k += 4, dst += 32) {
+      let v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), i32x4.splat(64));
+      v = i16x8.narrow_i32x4_s(v, v);
+      v128.store32_lane(dst, i8x16.narrow_i16x8_u(v, v), 0);
+    }
+  }
 }

@@ -1,5 +1,6 @@
 /**
  * dst[M, K] in int16 and scales[M, ⌈K / GROUP⌉] with x ≈ scale · dst: the largest number of a group becomes ±32767.
+ * quantize_i8: the same in int8, ±127, each scale beside −64 Σ of its group's int8 (what matmul_w8a8's sums begin with).
  * Columns K … ldd − 1 become 0 (ldd ≥ K rounded up to 8). Threads share groups, so that one row is work for all.
  */
 import { GROUP, Quantize } from "./record";
@@ -18,6 +19,21 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
     store<f32>(op.scales + (<usize>i << 2), scaleOf(top, 32767));
     for (let k = 0; k < count; k += 4) store4(dst + (<usize>k << 1), four(x, k, count), inverse);
     if (g == groups - 1) clear(dst, count, op.ldd - from);
+  }
+}
+
+export function quantize_i8(op: Quantize, t: i32, n: i32): void {
+  const groups = (op.K + GROUP - 1) / GROUP;
+  const to = share(op.M * groups, t + 1, n);
+  for (let i = share(op.M * groups, t, n); i < to; i++) {
+    const m = i / groups, g = i % groups, from = g * GROUP, count = min(GROUP, op.K - from);
+    const x = op.x + ((<usize>m * op.ldx + from) << 2), dst = op.dst + <usize>m * op.ldd + from;
+    let size = f32x4.splat(0), sums = size;
+    for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
+    const top = largest(size), inverse = inverseOf(top, 127);
+    for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4bytes(dst + k, four(x, k, count), inverse));
+    storeScale(op.scales + (<usize>i << 3), top, sums);
+    if (g == groups - 1) clearBytes(dst, count, op.ldd - from);
   }
 }
 
@@ -56,4 +72,24 @@ export function store4(dst: usize, v: v128, inverse: f32): void {
 export function clear(dst: usize, count: i32, end: i32): void {
   const from = (count + 3) & ~3;
   if (from < end) memory.fill(dst + (<usize>from << 1), 0, <usize>(end - from) << 1);
+}
+
+/** Four columns as int8, and returned in int32. A last part writes zeros into the padding. */
+export function store4bytes(dst: usize, v: v128, inverse: f32): v128 {
+  const whole = nearest(f32x4.mul(v, f32x4.splat(inverse))), halves = i16x8.narrow_i32x4_s(whole, whole);
+  v128.store32_lane(dst, i8x16.narrow_i16x8_s(halves, halves), 0);
+  return whole;
+}
+
+/** The scale of a group of int8 whose largest number stands for `top`, and −64 times what its four sums come to. */
+export function storeScale(dst: usize, top: f32, sums: v128): void {
+  store<f32>(dst, scaleOf(top, 127));
+  const sum = i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) + i32x4.extract_lane(sums, 3);
+  store<i32>(dst, -64 * sum, 4);
+}
+
+/** As clear, of int8. */
+export function clearBytes(dst: usize, count: i32, end: i32): void {
+  const from = (count + 3) & ~3;
+  if (from < end) memory.fill(dst + from, 0, end - from);
 }

@@ -8,7 +8,7 @@
 
 export const RECORD_BYTES: usize = 96;
 
-/** Inputs of a scale in int8 weights and int16 activations (matmul_i8.ts). */
+/** Inputs of a scale in weights and activations of whole numbers (matmul_i8.ts, matmul_w8a8.ts). */
 export const GROUP: i32 = 128;
 /** Inputs of a share in 4-bit weights (matmul_i4.ts). */
 export const SHARED: i32 = 32;
@@ -33,6 +33,8 @@ export namespace Kind {
   export const argmax: u32 = 13;
   export const pack: u32 = 14;
   export const matmul_i4: u32 = 15;
+  export const matmul_w8a8: u32 = 16;
+  export const quantize_i8: u32 = 17;
   export const limit: u32 = 32;
 }
 
@@ -44,6 +46,7 @@ export namespace Format {
   /** Not packed: a plain row of f32 (norms, biases, positions). */
   export const rows: u32 = 3;
   export const i4: u32 = 4;
+  export const w8a8: u32 = 5;
 }
 
 /** Types of a checkpoint's numbers. */
@@ -58,26 +61,34 @@ export namespace Limits {
   export const reading: u32 = 0;
   export const int16: u32 = 1;
   export const float32: u32 = 2;
+  export const int8: u32 = 3;
 }
 
 @unmanaged export class Record { kind: u32; }
 
 /**
- * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉].
+ * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉]; for w8a8
+ * int8 rows of quantize_i8 with theirs.
  * scratch: threads · SCRATCH bytes where weights that are packed smaller than they are multiplied get widened once for all rows; 0: as
- * they are met, which costs less for few rows. The same bits. Of 4 bits always, ⌈K / 8⌉ · 128 bytes a thread.
+ * they are met, which costs less for few rows. The same bits. Of 4 bits always, ⌈K / 8⌉ · 128 bytes a thread; of w8a8 never.
  */
 @unmanaged export class Matmul extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;
   M: i32; K: i32; N: i32; activation: i32; scales: usize; scratch: usize;
 }
 
-/** dst: int16 [M, ldd], scales: f32 [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0. */
+/**
+ * dst: int16 [M, ldd], scales: f32 [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0.
+ * quantize_i8: dst int8, scales { scale: f32, −64 Σ of the group's numbers: i32 } [M, ⌈K / GROUP⌉].
+ */
 @unmanaged export class Quantize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; K: i32; scales: usize; }
 
-/** f32 rows to dst (unless 0), int16 rows and scales to quantized (unless 0), as quantize would make them. */
+/**
+ * f32 rows to dst (unless 0), int16 rows and scales to quantized (unless 0) as quantize would make them, or int8 rows to bytes (unless 0)
+ * as quantize_i8 would. `ldq` is the distance of either's rows.
+ */
 @unmanaged export class Layernorm extends Record {
-  dst: usize; ldd: i32; x: usize; ldx: i32; gamma: usize; beta: usize; M: i32; D: i32; eps: f32; quantized: usize; ldq: i32; scales: usize;
+  dst: usize; ldd: i32; x: usize; ldx: i32; gamma: usize; beta: usize; M: i32; D: i32; eps: f32; quantized: usize; ldq: i32; scales: usize; bytes: usize;
 }
 
 @unmanaged export class L2normalize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; D: i32; }

@@ -24,9 +24,10 @@ import { matmul_f16 } from "./matmul_f16";
 import { matmul_f32 } from "./matmul_f32";
 import { matmul_i4 } from "./matmul_i4";
 import { matmul_i8 } from "./matmul_i8";
+import { matmul_w8a8 } from "./matmul_w8a8";
 import { pack } from "./pack";
 import { patches } from "./patches";
-import { quantize } from "./quantize";
+import { quantize, quantize_i8 } from "./quantize";
 import {
   Argmax, Attention, Copy, Embed, Kind, L2normalize, Layernorm, Limit, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store,
 } from "./record";
@@ -66,7 +67,9 @@ function carryOut(list: usize, t: i32, n: i32): void {
     case Kind.matmul_f32: { matmul_f32(changetype<Matmul>(list), t, n); break; }
     case Kind.matmul_f16: { matmul_f16(changetype<Matmul>(list), t, n); break; }
     case Kind.matmul_i8: { matmul_i8(changetype<Matmul>(list), t, n); break; }
+    case Kind.matmul_w8a8: { matmul_w8a8(changetype<Matmul>(list), t, n); break; }
     case Kind.quantize: { quantize(changetype<Quantize>(list), t, n); break; }
+    case Kind.quantize_i8: { quantize_i8(changetype<Quantize>(list), t, n); break; }
     case Kind.layernorm: { layernorm(changetype<Layernorm>(list), t, n); break; }
     case Kind.l2normalize: { l2normalize(changetype<L2normalize>(list), t, n); break; }
     case Kind.embed: { embed(changetype<Embed>(list), t, n); break; }

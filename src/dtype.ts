@@ -1,8 +1,8 @@
 /** How weights can be held, by the names that people give. */
 import { Kosmos2Error } from "./errors.js";
 
-/** How weights are stored and computed with. `"auto"`: a pack's own, else i8. */
-export type Dtype = "auto" | "f32" | "f16" | "i8" | "i4";
+/** How weights are stored and computed with. `"auto"`: a pack's own, else i8. `"w8a8"`: activations in 8 bits too. */
+export type Dtype = "auto" | "f32" | "f16" | "i8" | "i4" | "w8a8";
 /** `fp32`, `fp16`, `q8` and `q4` are understood as well. */
 export type DtypeName = Dtype | "fp32" | "fp16" | "q8" | "q4";
 
@@ -23,7 +23,9 @@ export function cacheDtypeOf(name: CacheDtype = "auto", dtype: Exclude<Dtype, "a
   return name !== "auto" ? name : dtype === "f32" ? "f32" : "f16";
 }
 
-const names: Readonly<Record<string, Dtype>> = { auto: "auto", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8", i4: "i4", q4: "i4" };
+const names: Readonly<Record<string, Dtype>> = {
+  auto: "auto", f32: "f32", fp32: "f32", f16: "f16", fp16: "f16", i8: "i8", q8: "i8", i4: "i4", q4: "i4", w8a8: "w8a8",
+};
 
 /** @throws {Kosmos2Error} code `option-invalid` */
 export function dtypeOf(name: DtypeName = "auto"): Dtype {

@@ -15,6 +15,8 @@ export interface Limits {
   bandwidth: number;
   /** Multiply-adds of int16 pairs, which int8 weights take. */
   int16: number;
+  /** Multiply-adds of bytes, as the kernel of w8a8 makes them here: in one instruction, in two, or where SIMD is plain as int16. */
+  int8: number;
   /** Multiply-adds of f32. */
   float32: number;
 }
@@ -77,11 +79,11 @@ export class Profiler {
   }
 }
 
-function leastMs(kind: string, { M, K, N, T, S, heads, headWidth, causal }: Record<string, number>, { bandwidth, int16, float32 }: Limits): number {
+function leastMs(kind: string, { M, K, N, T, S, heads, headWidth, causal }: Record<string, number>, { bandwidth, int16, int8, float32 }: Limits): number {
   if (kind === "attention") return (2000 * heads * headWidth * (causal ? T * (S - T) + (T * (T + 1)) / 2 : T * S)) / float32;
   if (!kind.startsWith("matmul_")) return 0;
   const format = kind.slice("matmul_".length) as Format;
-  return 1000 * Math.max((M * K * N) / (format.startsWith("f") ? float32 : int16), packedBytes(format, N, K) / bandwidth);
+  return 1000 * Math.max((M * K * N) / (format.startsWith("f") ? float32 : format === "w8a8" ? int8 : int16), packedBytes(format, N, K) / bandwidth);
 }
 
 /** Runs that a limit is the best of, how long one takes about, and how long a loop runs before that, until V8 has compiled it for good; in milliseconds. */
@@ -111,7 +113,7 @@ export async function measureLimits(backend: Backend, at: { address: number; byt
     const warm = async (what: keyof typeof codes, count: number): Promise<void> => {
       for (const end = performance.now() + WARM_UP_MS; performance.now() < end; ) await run(what, count);
     };
-    const products = async (what: "int16" | "float32"): Promise<number> => {
+    const products = async (what: "int16" | "int8" | "float32"): Promise<number> => {
       await warm(what, 5000);
       return best(what, Math.ceil((RUN_MS / 1000) * (await best(what, 20_000))));
     };
@@ -119,6 +121,7 @@ export async function measureLimits(backend: Backend, at: { address: number; byt
     return {
       bandwidth: 1024 * (await best("reading", Math.floor(at.bytes / 1024))),
       int16: 192 * threads * (await products("int16")),
+      int8: 384 * threads * (await products("int8")),
       float32: 96 * threads * (await products("float32")),
     };
   } finally {

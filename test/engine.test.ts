@@ -9,7 +9,7 @@ import { openModel } from "#src/weights/source.js";
 import { goldens, noGoldens, random } from "./support.js";
 
 const engines = new Map<string, Promise<Engine>>();
-async function engine(dtype: "f32" | "f16" | "i8" | "i4"): Promise<Engine> {
+async function engine(dtype: "f32" | "f16" | "i8" | "i4" | "w8a8"): Promise<Engine> {
   if (!engines.has(dtype)) engines.set(dtype, openModel("kosmos2-emoji", {}).then((files) => Engine.load(files, { dtype, threads: 2 })));
   return engines.get(dtype)!;
 }
@@ -19,7 +19,7 @@ after(async () => {
 
 const texts = [[0, 460, 25, 21, 27, 455, 59], [0, 460, 30, 31, 32, 33, 34, 35, 36, 37, 38]];
 
-for (const dtype of ["f32", "f16", "i8", "i4"] as const) {
+for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
   test(`${dtype}: tokens chosen behind guesses are those chosen one by one, with the same logits and bans, in batches too`, async () => {
     const e = await engine(dtype), length = 40;
     const bans = (row: number, at: number) => (at % 5 === row ? [at, 455, 5] : []);

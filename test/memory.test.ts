@@ -65,7 +65,7 @@ test("Kosmos2.load refuses what can't fit before it reads any weights", async ()
 });
 
 test("estimateMemory is what a loaded model takes", async () => {
-  for (const dtype of ["f32", "i8", "i4"] as const) {
+  for (const dtype of ["f32", "i8", "i4", "w8a8"] as const) {
     const { weightBytes, totalBytes } = await estimateMemory("kosmos2-emoji", { dtype });
     const kosmos = await Kosmos2.load("kosmos2-emoji", { dtype });
     try {

@@ -14,7 +14,7 @@ Says what is in pictures, and where: boxes in pixels, as fractions 0…1, and as
 
   --prompt TEXT         what to go on from. Default: "${PROMPT}"; boxes need <grounding> in front
   --model DIR           a Hugging Face folder of a Kosmos-2. Default: kosmos2-emoji, which knows emoji and nothing else
-  --dtype T             how weights are held: auto, f32, f16, i8 or i4. Default: auto
+  --dtype T             how weights are held: auto, f32, f16, i8, i4 or w8a8. Default: auto
   --cache T             how keys and values are held: auto, f32 or f16. Default: f32 beside f32 weights, else f16
   --threads N           Default: what this machine has, or KOSMOS2_THREADS
   --max-new-tokens N    longest answer. Default: 128

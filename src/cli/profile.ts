@@ -37,7 +37,7 @@ export function profileTable(profile: Profile): string {
     }
     for (const [kind, cost] of little) rows.push(row("", kind, cost.times, cost.ms, cost.leastMs));
   }
-  return `\n${description}; at most ${giga(limits.bandwidth)} GB/s, ${giga(limits.int16)} G int16 and ${giga(limits.float32)} G f32 multiply-adds a second\n`
+  return `\n${description}; at most ${giga(limits.bandwidth)} GB/s, ${giga(limits.int16)} G int16, ${giga(limits.int8)} G int8 and ${giga(limits.float32)} G f32 multiply-adds a second\n`
     + table([["", "", "times", "ms", "of all", "of limit"], ...rows], [2, 3, 4, 5])
     + `  products ${share(productsMs)}, attention ${share(attentionMs)}, other operations ${share(othersMs)}, outside passes ${share(outsideMs)} of ${ms.toFixed(0)} ms\n`;
 }

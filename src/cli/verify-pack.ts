@@ -5,7 +5,7 @@ import { GROUP, SHARED } from "../graph/record.js";
 import { Kosmos2Config } from "../model/config.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { findPacked, packInfo, sourceLine, type PackInfo } from "../weights/packs.js";
-import { PANEL, fromBF16, fromF16, panelBytes, type Format } from "../weights/quant.js";
+import { PANEL, fromBF16, fromF16, grouped, isGrouped, panelBytes, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { embedTokens, findTensors, type FoundTensor } from "../weights/tensors.js";
 
@@ -143,7 +143,7 @@ class Difference {
     if (format === "rows") return this.#plain(new Float32Array(packed.buffer), w, rows * K);
     for (let row = 0; row < rows; row += PANEL) {
       const panel = new DataView(packed.buffer, (row / PANEL) * panelBytes(format, K), panelBytes(format, K)), lanes = Math.min(PANEL, rows - row);
-      if (format === "i8") this.#i8(panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
+      if (isGrouped(format)) this.#groups(format, panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
       else if (format === "i4") this.#i4(panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
       else this.#floats(format, panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
     }
@@ -162,19 +162,23 @@ class Difference {
       }
   }
 
-  #i8(panel: DataView, w: Float32Array, lanes: number, K: number): void {
+  #groups(format: keyof typeof grouped, panel: DataView, w: Float32Array, lanes: number, K: number): void {
+    const { step, offset } = grouped[format];
     for (let from = 0, group = 0; from < K; from += GROUP) {
       const count = Math.min(GROUP, K - from);
       for (let lane = 0; lane < lanes; lane++) {
         // half a step, and what rounding scale and quotient may add to it: 127 · 3 · 2⁻²⁴ of a step
         const scale = panel.getFloat32(group + lane * 4, true), limit = scale * 0.50003 + 2 ** -100;
-        let at = group + PANEL * 4 + lane * 2;
+        let at = group + PANEL * 4 + lane * step, side = 0;
         for (let k = 0; k < count; k++) {
-          this.#one(w[lane * K + from + k], scale * panel.getInt8(at + (k & 1)), limit);
-          if (k & 1) at += PANEL * 2;
+          this.#one(w[lane * K + from + k], scale * (panel.getInt8(at + side) - offset), limit);
+          if (++side === step) {
+            at += PANEL * step;
+            side = 0;
+          }
         }
       }
-      group += PANEL * 4 + Math.ceil(count / 2) * PANEL * 2;
+      group += PANEL * 4 + Math.ceil(count / step) * step * PANEL;
     }
   }
 

@@ -11,7 +11,7 @@ import { verifyImages } from "./verify/images.js";
 import { verifyModel } from "./verify/models.js";
 import { verifyProcessor } from "./verify/processor.js";
 
-export const verifyUsage = `kosmos2 verify DIR [--only GLOB]… [--dtype f32|f16|i8|i4] [--cache f32|f16] [--threads N] [--engine plain|relaxed] [--no-shared] [--json]
+export const verifyUsage = `kosmos2 verify DIR [--only GLOB]… [--dtype f32|f16|i8|i4|w8a8] [--cache f32|f16] [--threads N] [--engine plain|relaxed] [--no-shared] [--json]
 
 Runs every case of a folder of reference values and prints the worst error of each stage beside its limit.
 Checkpoints (config.json and cases.json), processor (encode.json), images (images.json) and captions (cases.json alone)

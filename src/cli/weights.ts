@@ -12,7 +12,7 @@ import { synthesize } from "./synthesize.js";
 import { paint, table, type Terminal } from "./terminal.js";
 import { verifyPack } from "./verify-pack.js";
 
-export const packUsage = `kosmos2 pack SRC --dtype i8|i4|f16|f32 --out DIR [--revision COMMIT] [--processor MODEL] [--threads N] [--json]
+export const packUsage = `kosmos2 pack SRC --dtype i8|i4|w8a8|f16|f32 --out DIR [--revision COMMIT] [--processor MODEL] [--threads N] [--json]
 
 Makes a pack of a checkpoint: a model's folder whose weights are already converted and in the kernels' order, so that loading is
 reading. Little memory, any size of model. What was stopped goes on where it was when the same command is given again.
@@ -21,7 +21,7 @@ reading. Little memory, any size of model. What was stopped goes on where it was
   --processor MODEL  where tokenizer, image processor and config come from when the source has none
 `;
 
-export const inspectUsage = `kosmos2 inspect MODEL [--dtype auto|f32|f16|i8|i4] [--tokens N] [--json]
+export const inspectUsage = `kosmos2 inspect MODEL [--dtype auto|f32|f16|i8|i4|w8a8] [--tokens N] [--json]
 
 Says what is in a model's folder, its sizes and types, and the memory that loading it takes.
 
@@ -49,7 +49,7 @@ export async function packCommand(args: string[], terminal: Terminal, signal: Ab
     dtype: { type: "string" }, out: { type: "string" }, revision: { type: "string" }, processor: { type: "string" }, threads: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean" },
   });
   if (positionals.length !== 1) throw new UsageError(positionals.length ? "pack takes one model" : "pack needs a model");
-  const dtype = oneOf("dtype", values.dtype, ["i8", "i4", "f16", "f32"]);
+  const dtype = oneOf("dtype", values.dtype, ["i8", "i4", "w8a8", "f16", "f32"]);
   if (!dtype || !values.out) throw new UsageError(`pack needs --${dtype ? "out" : "dtype"}`);
   const done = await pack({
     source: modelSource(positionals[0]), out: values.out, dtype, revision: values.revision, threads: count("threads", values.threads),
@@ -63,7 +63,7 @@ export async function packCommand(args: string[], terminal: Terminal, signal: Ab
 export async function inspectCommand(args: string[], terminal: Terminal, signal: AbortSignal): Promise<number> {
   const { values, positionals } = parse(args, { dtype: { type: "string" }, tokens: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean" } });
   if (positionals.length !== 1) throw new UsageError(positionals.length ? "inspect takes one model" : "inspect needs a model");
-  const dtype = oneOf("dtype", values.dtype, ["auto", "f32", "f16", "i8", "i4"]), tokens = count("tokens", values.tokens);
+  const dtype = oneOf("dtype", values.dtype, ["auto", "f32", "f16", "i8", "i4", "w8a8"]), tokens = count("tokens", values.tokens);
   const { memory, files, parts, pack } = await inspect(positionals[0], dtype, tokens, signal);
   if (values.json) {
     terminal.out(`${JSON.stringify({ pack: pack && { dtype: pack.dtype, sourceSha256: pack.sourceSha256, sourceRevision: pack.sourceRevision }, files, parts, memory })}\n`);

@@ -6,7 +6,7 @@ import { activations, type Activation } from "./graph.js";
 
 /** Bytes of one record in a list. */
 export const RECORD_BYTES = 96;
-/** Inputs of a scale in int8 weights and int16 activations. */
+/** Inputs of a scale in weights and activations of whole numbers. */
 export const GROUP = 128;
 /** Inputs of a share in 4-bit weights. */
 export const SHARED = 32;
@@ -24,21 +24,22 @@ export const strideOf = (columns: number): number => (columns % 1024 === 0 ? col
 /** Kernels, each with the code that its record begins with. */
 export const kinds = {
   matmul_f32: 1, matmul_f16: 2, matmul_i8: 3, quantize: 4, layernorm: 5, l2normalize: 6, embed: 7, patches: 8, copy: 9,
-  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15, limit: 32,
+  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15, matmul_w8a8: 16, quantize_i8: 17, limit: 32,
 } as const;
 export type Kind = keyof typeof kinds;
 
 /** Formats of packed weights (weights/quant.ts); `rows` is a plain row of f32. */
-export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4 } as const;
+export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4, w8a8: 5 } as const;
 /** Bytes in which a thread widens a matmul's weights once for all rows; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
 export const wideningBytes = {
   f32: () => 0,
   f16: (rows: number) => (rows > 8 ? SCRATCH : 0),
   i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
   i4: (_rows: number, inputs: number) => Math.ceil(inputs / 8) * 128,
+  w8a8: () => 0,
 } as const;
 /** What a limit is the limit of. */
-export const limits = { reading: 0, int16: 1, float32: 2 } as const;
+export const limits = { reading: 0, int16: 1, float32: 2, int8: 3 } as const;
 /** Types of a checkpoint's numbers. */
 export const types = { F32: 0, F16: 1, BF16: 2 } as const;
 
@@ -50,6 +51,7 @@ const Matmul = {
   dst: "address", ldd: "i32", x: "address", ldx: "i32", w: "address", bias: "address?", residual: "address?", ldr: "i32",
   M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?", scratch: "address?",
 } as const satisfies Layout;
+const Quantize = { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", K: "i32", scales: "address" } as const satisfies Layout;
 const Store = {
   x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32", headWidth: "i32", format: "u32",
 } as const satisfies Layout;
@@ -59,10 +61,12 @@ export const layouts = {
   matmul_f32: Matmul,
   matmul_f16: Matmul,
   matmul_i8: Matmul,
-  quantize: { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", K: "i32", scales: "address" },
+  matmul_w8a8: Matmul,
+  quantize: Quantize,
+  quantize_i8: Quantize,
   layernorm: {
     dst: "address?", ldd: "i32", x: "address", ldx: "i32", gamma: "address", beta: "address", M: "i32", D: "i32", eps: "f32",
-    quantized: "address?", ldq: "i32", scales: "address?",
+    quantized: "address?", ldq: "i32", scales: "address?", bytes: "address?",
   },
   l2normalize: { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", D: "i32" },
   embed: {

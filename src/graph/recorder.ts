@@ -12,7 +12,7 @@ import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_B
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
-  readonly format: "f32" | "f16" | "i8" | "i4";
+  readonly format: "f32" | "f16" | "i8" | "i4" | "w8a8";
   readonly address: number;
   /** f32, 0 for none. */
   readonly bias: number;
@@ -37,7 +37,7 @@ class Slot {
 
 /** Rows of f32 in a slot. */
 class Rows implements Matrix {
-  /** The layernorm that makes exactly these rows, if one does: it can make them as int16 as well. */
+  /** The layernorm that makes exactly these rows, if one does: it can make them as int16 or int8 as well. */
   norm: Operation | undefined;
   constructor(
     readonly slot: Slot | undefined,
@@ -53,7 +53,7 @@ export function storedRows(address: number, rows: number, columns: number): Matr
   return new Rows(undefined, address, rows, columns);
 }
 
-/** int16 rows with their scales: what int8 and 4-bit weights meet. */
+/** int16 rows with their scales: what int8 and 4-bit weights meet; int8 rows with theirs: what w8a8 meets. */
 interface Quantized {
   readonly numbers: Place;
   readonly stride: number;
@@ -178,6 +178,7 @@ export class Recorder implements Graph {
   private readonly inputs: { slot: Slot; fill: (arena: number) => Uint8Array }[] = [];
   private readonly kept = new Map<string, Rows>();
   private readonly int16 = new Map<Rows, Quantized>();
+  private readonly int8 = new Map<Rows, Quantized>();
 
   /**
    * @param threads how many will share each operation
@@ -221,8 +222,8 @@ export class Recorder implements Graph {
     const also: Record<string, Place> = residual ? { residual } : {};
     const scratchBytes = this.threads * wideningBytes[weight.format](x.rows, w.inputs);
     if (scratchBytes > 0) also.scratch = { slot: this.slot(scratchBytes), offset: 0 };
-    if (weight.format === "i8" || weight.format === "i4") {
-      const q = this.quantized(from);
+    if (weight.format === "i8" || weight.format === "i4" || weight.format === "w8a8") {
+      const q = this.quantized(from, weight.format === "w8a8" ? 1 : 2);
       this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
     } else {
       this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
@@ -396,9 +397,9 @@ export class Recorder implements Graph {
       inputBytes += slot.bytes;
     }
     for (const { kind, places } of this.operations) {
-      // a norm whose rows are needed as int16 alone writes no others
+      // a norm whose rows are needed as int16 or int8 alone writes no others
       const { dst } = places;
-      if (kind === "layernorm" && places.quantized && dst.slot && !dst.slot.read && dst.slot.last !== Infinity) {
+      if (kind === "layernorm" && (places.quantized || places.bytes) && dst.slot && !dst.slot.read && dst.slot.last !== Infinity) {
         this.results.splice(this.results.indexOf(dst.slot), 1);
         delete places.dst;
       }
@@ -487,22 +488,26 @@ export class Recorder implements Graph {
     });
   }
 
-  /** x as int16 rows with scales, made once however many products want it, and by its norm where there is one. */
-  private quantized(x: Rows): Quantized {
-    const known = this.int16.get(x);
+  /**
+   * x as rows of int16 or int8 with scales, made once however many products want it, and by its norm where there is one that makes no other.
+   *
+   * @param size bytes of a number: 2 or 1
+   */
+  private quantized(x: Rows, size: 1 | 2): Quantized {
+    const made = size === 2 ? this.int16 : this.int8, known = made.get(x);
     if (known) return known;
     const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
-    const first = x.norm?.index ?? this.operations.length;
-    const numbers = { slot: this.slot(x.rows * stride * 2, first), offset: 0 };
-    const scales = { slot: this.slot(x.rows * groups * 4, first), offset: 0 };
-    if (x.norm) {
-      Object.assign(x.norm.places, { quantized: numbers, scales });
-      x.norm.fields.ldq = stride;
+    const norm = x.norm?.places.scales ? undefined : x.norm, first = norm?.index ?? this.operations.length;
+    const numbers = { slot: this.slot(x.rows * stride * size, first), offset: 0 };
+    const scales = { slot: this.slot(x.rows * groups * (size === 2 ? 4 : 8), first), offset: 0 };
+    if (norm) {
+      Object.assign(norm.places, { [size === 2 ? "quantized" : "bytes"]: numbers, scales });
+      norm.fields.ldq = stride;
     } else {
-      this.record("quantize", { ldd: stride, ldx: x.stride, M: x.rows, K: x.columns }, { dst: numbers, x, scales });
+      this.record(size === 2 ? "quantize" : "quantize_i8", { ldd: stride, ldx: x.stride, M: x.rows, K: x.columns }, { dst: numbers, x, scales });
     }
-    const made = { numbers, stride, scales };
-    this.int16.set(x, made);
-    return made;
+    const quantized = { numbers, stride, scales };
+    made.set(x, quantized);
+    return quantized;
   }
 }

@@ -6,7 +6,7 @@
  * tensor begins at a multiple of 64 bytes of its file; what fills up to there is U8 `__padding__/n`. The metadata of each file:
  *
  *   format           "kosmos2-pack"            dtype            "i8", what most matrices are
- *   version          "1"                       group_size       "128", inputs of a scale (i8); "32", inputs of a share (i4)
+ *   version          "1"                       group_size       "128", inputs of a scale (i8, w8a8); "32", inputs of a share (i4)
  *   source_sha256    of the checkpoint: SHA-256 of a line `name dtype shape sha256` for each of its tensors that are here, sorted,
  *                    each ended by a line feed; `shape` is "2048,8192". How it was cut into files doesn't matter
  *   source_revision  its commit on the hub, where that is known
@@ -29,8 +29,8 @@ const mostFile = 2 ** 28, roomForHeader = 2 ** 20;
 /** Every tensor of a pack begins at a multiple of so many bytes. */
 const ALIGN = 64;
 
-const dtypes: readonly string[] = ["f32", "f16", "i8", "i4"] satisfies Format[];
-const groupSizes: Partial<Record<string, string>> = { i8: String(GROUP), i4: String(SHARED) };
+const dtypes: readonly string[] = ["f32", "f16", "i8", "i4", "w8a8"] satisfies Format[];
+const groupSizes: Partial<Record<string, string>> = { i8: String(GROUP), i4: String(SHARED), w8a8: String(GROUP) };
 const paddingName = "__padding__/";
 
 /** What a pack's metadata says of a stored tensor. */

@@ -11,13 +11,20 @@
  *   i4    for each GROUP inputs: 8 f32 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
  *         [8 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
  *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 32767 · 128 < 2³¹
+ *   w8a8  for each GROUP inputs: 8 f32 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
+ *         w = scale · (byte − 64). Behind the last input there is 64
  *
  * Everything is in the byte order of wasm: little-endian.
  */
 import { GROUP, SHARED } from "../graph/record.js";
 
-/** From the most bytes to the least. */
-export type Format = "f32" | "f16" | "i8" | "i4";
+/** From the most bytes to the least, and w8a8. */
+export type Format = "f32" | "f16" | "i8" | "i4" | "w8a8";
+
+/** Of formats with a byte for each weight: how many inputs of an output lie side by side, what is added to a number, and the largest of them. */
+export const grouped = { i8: { step: 2, offset: 0, limit: 127 }, w8a8: { step: 4, offset: 64, limit: 63 } } as const;
+type Grouped = keyof typeof grouped;
+export const isGrouped = (format: Format | "rows"): format is Grouped => Object.hasOwn(grouped, format);
 
 /** Outputs of a panel. */
 export const PANEL = 8;
@@ -36,9 +43,10 @@ export function panelBytes(format: Format, K: number): number {
   return Math.floor(K / GROUP) * groupBytes(format, GROUP) + (last === 0 ? 0 : groupBytes(format, last));
 }
 
-function groupBytes(format: "i8" | "i4", inputs: number): number {
-  if (format === "i8") return PANEL * 4 + Math.ceil(inputs / 2) * PANEL * 2;
-  return PANEL * 4 + Math.ceil(inputs / SHARED) * PANEL + Math.ceil(inputs / 8) * PANEL * 4;
+function groupBytes(format: Grouped | "i4", inputs: number): number {
+  if (format === "i4") return PANEL * 4 + Math.ceil(inputs / SHARED) * PANEL + Math.ceil(inputs / 8) * PANEL * 4;
+  const { step } = grouped[format];
+  return PANEL * 4 + Math.ceil(inputs / step) * step * PANEL;
 }
 
 /** Bytes of a packed weight [N, K]. */
@@ -50,7 +58,7 @@ export function packedBytes(format: Format, N: number, K: number): number {
 export function pack(format: Format, w: Float32Array, N: number, K: number): Uint8Array {
   const bytes = new Uint8Array(packedBytes(format, N, K));
   const view = new DataView(bytes.buffer);
-  if (format === "i8") packI8(view, w, N, K);
+  if (isGrouped(format)) packBytes(format, view, w, N, K);
   else if (format === "i4") packI4(view, w, N, K);
   else {
     each(N, K, (n, k, place) => {
@@ -65,10 +73,11 @@ export function pack(format: Format, w: Float32Array, N: number, K: number): Uin
 export function unpack(format: Format, bytes: Uint8Array, N: number, K: number): Float32Array {
   const w = new Float32Array(N * K);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (format === "i8") {
-    groups("i8", N, K, (n, from, to, group, lane) => {
+  if (isGrouped(format)) {
+    const { offset } = grouped[format];
+    groups(format, N, K, (n, from, to, group, lane) => {
       const scale = view.getFloat32(group + lane * 4, true);
-      for (let k = from; k < to; k++) w[n * K + k] = scale * view.getInt8(group + placeI8(k - from, lane));
+      for (let k = from; k < to; k++) w[n * K + k] = scale * (view.getInt8(group + placeByte(format, k - from, lane)) - offset);
     });
   } else if (format === "i4") {
     groups("i4", N, K, (n, from, to, group, lane) => {
@@ -87,13 +96,13 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
 }
 
 /**
- * Makes one output of a panel zero.
+ * Makes one output of a panel zero, and its scales with it.
  *
  * @param panel the bytes of the panel alone
  * @param lane which of its outputs, 0 … 7
  */
 export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: number): void {
-  const clear = (at: number, bytes: number) => panel.fill(0, at, at + bytes);
+  const clear = (at: number, bytes: number, value = 0) => panel.fill(value, at, at + bytes);
   const size = format === "f32" ? 4 : 2;
   if (format === "f32" || format === "f16") for (let k = 0; k < K; k++) clear((k * PANEL + lane) * size, size);
   else
@@ -101,8 +110,10 @@ export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: 
       if (n !== lane) return;
       const inputs = to - from;
       clear(group + lane * 4, 4);
-      if (format === "i8") for (let k = 0; k < inputs; k += 2) clear(group + placeI8(k, lane), 2);
-      else
+      if (isGrouped(format)) {
+        const { step, offset } = grouped[format];
+        for (let k = 0; k < inputs; k += step) clear(group + placeByte(format, k, lane), step, offset);
+      } else
         for (let k = 0; k < inputs; k += 2) {
           const { share, bits } = placeI4(k, inputs, lane);
           clear(group + share, 1);
@@ -119,16 +130,19 @@ function each(N: number, K: number, use: (n: number, k: number, place: number) =
   }
 }
 
-/** Calls `use` with every group of an i8 or i4 packing: the inputs from … to − 1 of output n, which is a lane of its panel, and where the group begins. */
-function groups(format: "i8" | "i4", N: number, K: number, use: (n: number, from: number, to: number, group: number, lane: number) => void): void {
+/** Calls `use` with every group of a packing in groups: the inputs from … to − 1 of output n, which is a lane of its panel, and where the group begins. */
+function groups(format: Grouped | "i4", N: number, K: number, use: (n: number, from: number, to: number, group: number, lane: number) => void): void {
   for (let n = 0; n < N; n++) {
     const panel = Math.floor(n / PANEL) * panelBytes(format, K);
     for (let from = 0; from < K; from += GROUP) use(n, from, Math.min(from + GROUP, K), panel + (from / GROUP) * groupBytes(format, GROUP), n % PANEL);
   }
 }
 
-/** Where in an i8 group its input i lies. */
-const placeI8 = (i: number, lane: number): number => PANEL * 4 + (i >> 1) * PANEL * 2 + lane * 2 + (i & 1);
+/** Where in an i8 or w8a8 group its input i lies. */
+function placeByte(format: Grouped, i: number, lane: number): number {
+  const { step } = grouped[format];
+  return PANEL * 4 + (Math.floor(i / step) * PANEL + lane) * step + (i % step);
+}
 
 /** Where in an i4 group of so many inputs the share of input i lies, and the u16 that has its number `shift` bits up. */
 function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
@@ -137,11 +151,13 @@ function placeI4(i: number, inputs: number, lane: number): { share: number; bits
   return { share, bits, shift: ((i >> 1) & 3) * 4 };
 }
 
-function packI8(view: DataView, w: Float32Array, N: number, K: number): void {
-  groups("i8", N, K, (n, from, to, group, lane) => {
-    const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), 127);
+function packBytes(format: Grouped, view: DataView, w: Float32Array, N: number, K: number): void {
+  const { step, offset, limit } = grouped[format];
+  groups(format, N, K, (n, from, to, group, lane) => {
+    const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), limit);
     view.setFloat32(group + lane * 4, scale, true);
-    for (let k = from; k < to; k++) view.setInt8(group + placeI8(k - from, lane), roundEven(Math.fround(w[n * K + k] * inverse)));
+    for (let k = from; k < to; k++) view.setInt8(group + placeByte(format, k - from, lane), roundEven(Math.fround(w[n * K + k] * inverse)) + offset);
+    for (let i = to - from; i % step !== 0; i++) view.setInt8(group + placeByte(format, i, lane), offset);
   });
 }
 
@@ -217,6 +233,27 @@ export function quantize(x: Float32Array, M: number, K: number, ldq: number): { 
     }
   }
   return { rows, scales };
+}
+
+/**
+ * int8 activations, −127 … 127, as w8a8 meets them: what belongs to a group of a row is its scale, f32, and −64 Σ of its numbers, i32, side by side.
+ *
+ * @param ldq distance of two rows, at least K; what lies between is 0
+ * @returns rows [M, ldq], scales [M, ⌈K / GROUP⌉] and the bytes of both that the kernel reads
+ */
+export function quantizeI8(x: Float32Array, M: number, K: number, ldq: number): { rows: Int8Array; scales: Float32Array; pairs: Uint8Array } {
+  const perRow = Math.ceil(K / GROUP);
+  const rows = new Int8Array(M * ldq), scales = new Float32Array(M * perRow), pairs = new DataView(new ArrayBuffer(M * perRow * 8));
+  for (let i = 0; i < M * perRow; i++) {
+    const m = Math.floor(i / perRow), from = (i % perRow) * GROUP, to = Math.min(from + GROUP, K);
+    const { scale, inverse } = scaleOf(x.subarray(m * K + from, m * K + to), 127);
+    let sum = 0;
+    for (let k = from; k < to; k++) sum += rows[m * ldq + k] = roundEven(Math.fround(x[m * K + k] * inverse));
+    scales[i] = scale;
+    pairs.setFloat32(i * 8, scale, true);
+    pairs.setInt32(i * 8 + 4, -64 * sum, true);
+  }
+  return { rows, scales, pairs: new Uint8Array(pairs.buffer) };
 }
 
 /** To the nearest whole number, halves to the even one, as wasm's `nearest`. */

@@ -33,7 +33,7 @@ const answer: Caption = {
 };
 
 const profiled: Profile = {
-  description: "i8, wasm", limits: { bandwidth: 50e9, int16: 90e9, float32: 50e9 }, ms: 1000,
+  description: "i8, wasm", limits: { bandwidth: 50e9, int16: 90e9, int8: 100e9, float32: 50e9 }, ms: 1000,
   passes: [{ pass: "vision", times: 1, ms: 700 }, { pass: "decode", times: 3, ms: 250 }],
   operations: [
     { pass: "vision", kind: "matmul_i8", shape: "257×1024×4096", times: 24, ms: 600, leastMs: 450 },
@@ -93,7 +93,7 @@ test("caption --profile tells what the answer cost, by pass and operation, small
   const t = terminal();
   assert.equal(await caption(["keys.png", "--profile"], t, never, fake()), 0);
   assert.equal(t.stdout.slice(t.stdout.indexOf("\ni8")), `
-i8, wasm; at most 50.0 GB/s, 90.0 G int16 and 50.0 G f32 multiply-adds a second
+i8, wasm; at most 50.0 GB/s, 90.0 G int16, 100.0 G int8 and 50.0 G f32 multiply-adds a second
                                    times      ms  of all  of limit
   vision                               1  700.00  70.0 %      69 %
           matmul_i8 257×1024×4096     24  600.00  60.0 %      75 %

@@ -59,7 +59,7 @@ async function loaded(source: ModelSource, dtype: Format, device = new PackingDe
   return bytes;
 }
 
-for (const dtype of ["f32", "f16", "i8", "i4"] as const) {
+for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
   test(`a pack of ${dtype} is in memory what loading its checkpoint as ${dtype} puts there`, async () => {
     for (const type of ["F32", "F16", "BF16"] as const) {
       const source = tinyFolder(tinyTensors(tinyConfig, type), 2), direct = await loaded(source, dtype);
@@ -233,13 +233,14 @@ test("pack writes down where its source is from", async () => {
 });
 
 test("verifyPack finds every tensor right, and says which one isn't", async () => {
-  for (const dtype of ["f32", "f16", "i8", "i4"] as const) {
+  for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
     for (const options of [{}, { fileBytes: 2000 }]) {
       const { ok, tensors, relativeError } = await verifyPack({ pack: await made({ dtype, ...options }), against: tiny });
       assert.ok(ok, JSON.stringify(tensors.filter(({ problem }) => problem)));
       assert.equal(tensors.length, modelTensors(await Kosmos2Config.fromPretrained(tiny)).length - 1);
-      // uniform errors of half a step: i8 1 / 254 of the largest, i4 1 / 15, / √3; f16 2⁻¹² / √3 and less
-      assert.ok(dtype === "f32" ? relativeError === 0 : relativeError > 0 && relativeError < (dtype === "i4" ? 0.08 : dtype === "i8" ? 0.01 : 2 ** -11 / Math.sqrt(3)), `${dtype}: ${relativeError}`);
+      // uniform errors of half a step: i8 1 / 254 of the largest, w8a8 1 / 126, i4 1 / 15, / √3; f16 2⁻¹² / √3 and less
+      const limits = { f32: 0, f16: 2 ** -11 / Math.sqrt(3), i8: 0.01, w8a8: 0.02, i4: 0.08 };
+      assert.ok(dtype === "f32" ? relativeError === 0 : relativeError > 0 && relativeError < limits[dtype], `${dtype}: ${relativeError}`);
     }
   }
   const out = await made(), path = join(out, "model.safetensors"), bytes = readFileSync(path);

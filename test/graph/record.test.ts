@@ -30,6 +30,7 @@ test("kinds, formats, types and sizes of record.ts are those of assembly/record.
 const classOf = (kind: Kind) => {
   if (kind.startsWith("matmul_")) return "Matmul";
   if (kind.startsWith("store_")) return "Store";
+  if (kind.startsWith("quantize")) return "Quantize";
   return kind[0]!.toUpperCase() + kind.slice(1);
 };
 

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { activations, type Activation } from "#src/graph/graph.js";
 import { activationCode, SCRATCH } from "#src/graph/record.js";
 import { linear, matrix, Reference, valuesOf } from "#src/graph/reference.js";
-import { pack, quantize, unpack, type Format } from "#src/weights/quant.js";
+import { pack, quantize, quantizeI8, unpack, type Format } from "#src/weights/quant.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, largest, machine, type Engine } from "./machine.js";
 
@@ -31,14 +31,17 @@ function multiply({ engine, format, M, K, N, x, w, bias, residual, activation = 
   if (format === "i8" || format === "i4") {
     const ldx = Math.ceil(K / 8) * 8, { rows, scales } = quantize(x, M, K, ldx), scratch = format === "i4" ? m.alloc(n * ldx * 16) : 0;
     m.run(`matmul_${format}`, { ...shape, x: m.put(rows), ldx, scales: m.put(scales), scratch }, n);
+  } else if (format === "w8a8") {
+    const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantizeI8(x, M, K, ldx);
+    m.run("matmul_w8a8", { ...shape, x: m.put(rows), ldx, scales: m.put(pairs) }, n);
   } else m.run(`matmul_${format}`, { ...shape, x: m.put(x), ldx: K }, n);
   return m.floats(shape.dst, M * N);
 }
 
 /** The product by the reference, of what the packed numbers are worth. */
 function wanted({ format, M, K, N, x, w, bias, residual, activation = "linear" }: Case): Float32Array {
-  if (format === "i8" || format === "i4") {
-    const { rows, scales } = quantize(x, M, K, K), groups = Math.ceil(K / 128);
+  if (format === "i8" || format === "i4" || format === "w8a8") {
+    const { rows, scales } = (format === "w8a8" ? quantizeI8 : quantize)(x, M, K, K), groups = Math.ceil(K / 128);
     x = Float32Array.from(rows, (value, i) => value * scales[Math.floor(i / K) * groups + ((i % K) >> 7)]);
   }
   const weight = linear(N, K, unpack(format, pack(format, w, N, K), N, K), bias);
@@ -47,7 +50,7 @@ function wanted({ format, M, K, N, x, w, bias, residual, activation = "linear" }
 }
 
 const sizes = [[1, 1, 1], [2, 3, 9], [5, 37, 37], [7, 192, 99], [9, 131, 40], [4, 300, 64], [1, 257, 75]] as const;
-const formats = ["f32", "f16", "i8", "i4"] as const;
+const formats = ["f32", "f16", "i8", "i4", "w8a8"] as const;
 
 for (const engine of engines) for (const format of formats) for (const [M, K, N] of sizes) {
   const x = random(M * K, 1, 3), w = random(N * K, 2), bias = random(N, 3), residual = random(M * N, 4);
@@ -87,16 +90,16 @@ test("a row of more rows than one pass goes through has the bits it has alone", 
   }
 });
 
-for (const format of ["i8", "i4"] as const) test(`matmul_${format} gives the same bits in plain and relaxed builds`, { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
+for (const format of ["i8", "i4", "w8a8"] as const) test(`matmul_${format} gives the same bits in plain and relaxed builds`, { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
   const M = 6, K = 389, N = 45;
   const all = { format, M, K, N, x: random(M * K, 7), w: random(N * K, 8), bias: random(N, 9), activation: "gelu" as const };
   assertSameBits(multiply({ ...all, engine: "relaxed" }), multiply({ ...all, engine: "plain" }), "relaxed");
 });
 
-test("matmul_i8 and matmul_i4 do not overflow when all numbers of a group are as large as can be", () => {
+test("products of whole numbers do not overflow when all numbers of a group are as large as can be", () => {
   const K = 256, w = new Float32Array(K).fill(3);
-  for (const format of ["i8", "i4"] as const) for (const M of [1, 7]) for (const sign of [1, -1]) {
-    const x = new Float32Array(M * K).fill(5 * sign), one = { engine: "plain" as const, format, M, K, N: 1, x, w };
+  for (const engine of engines) for (const format of ["i8", "i4", "w8a8"] as const) for (const M of [1, 7]) for (const sign of [1, -1]) {
+    const x = new Float32Array(M * K).fill(5 * sign), one = { engine, format, M, K, N: 1, x, w };
     assertClose(multiply(one), wanted(one), 15 * K * 8 * EPS, 1, `product in ${format}`);
   }
   // 8 · 63 in every place: no packing makes it, but a file may hold it
@@ -108,6 +111,16 @@ test("matmul_i8 and matmul_i4 do not overflow when all numbers of a group are as
     m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(2048) });
     assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 32767 * 128)));
   }
+});
+
+test("matmul_w8a8 sums four products exactly, whichever signs and sizes meet", () => {
+  // scales are 1: numbers are their integers, ±63 in weights and ±127 in x, so that every sum is a whole number below 2²⁴
+  const extremes = [127, -127, 1, -1, 0, 126], small = [63, -63, 1, -1, 0, 62];
+  const K = 128, N = 16, M = 7;
+  const x = Float32Array.from({ length: M * K }, (_, i) => (i % K === 0 ? 127 : extremes[(i * 7 + Math.floor(i / 11)) % 6]!));
+  const w = Float32Array.from({ length: N * K }, (_, i) => (i % K === 1 ? 63 : small[(i * 5 + Math.floor(i / 13)) % 6]!));
+  const exact = valuesOf(new Reference().linear(matrix(M, K, x), linear(N, K, w))).data;
+  for (const engine of engines) assertSameBits(multiply({ engine, format: "w8a8", M, K, N, x, w }), exact, engine);
 });
 
 test("matmul_f16 takes every finite half, subnormal ones too, at its exact worth", () => {

@@ -5,7 +5,7 @@ import { BLOCK, formats, types } from "#src/graph/record.js";
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
 import { chosen } from "#src/graph/recorder.js";
-import { fromBF16, fromF16, pack, quantize, toF16, unpack } from "#src/weights/quant.js";
+import { fromBF16, fromF16, pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, largest, machine, type Machine } from "./machine.js";
 
@@ -46,6 +46,30 @@ for (const [M, D] of [[1, 1], [3, 5], [7, 37], [4, 192], [3, 259]] as const) {
     for (const found of [kept, run(1, false), run(3, false)]) {
       assert.deepEqual(found.numbers, wanted.rows);
       assertSameBits(found.scales, wanted.scales, "scales");
+    }
+  });
+
+  test(`layernorm makes the int8 rows that quantize_i8 makes of its f32 rows at ${M}×${D}, which it need not keep`, () => {
+    const ldq = Math.ceil(D / 8) * 8, groups = Math.ceil(D / 128);
+    const run = (n: number, kept: boolean) => {
+      const m = m0(), dst = kept ? m.alloc(M * D * 4) : 0, bytes = m.alloc(M * ldq), scales = m.alloc(M * groups * 8);
+      m.run("layernorm", { dst, ldd: D, x: m.put(x), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M, D, eps: 1e-5, bytes, ldq, scales }, n);
+      return { rows: m.floats(dst || bytes, kept ? M * D : 0), numbers: m.bytes(bytes, M * ldq), pairs: m.bytes(scales, M * groups * 8) };
+    };
+    const kept = run(1, true), wanted = quantizeI8(kept.rows, M, D, ldq);
+    for (const found of [kept, run(1, false), run(3, false)]) {
+      assert.deepEqual(new Int8Array(found.numbers.buffer), wanted.rows);
+      assert.deepEqual(found.pairs, wanted.pairs);
+    }
+  });
+
+  test(`quantize_i8 gives the bits of the reference at ${M}×${D}`, () => {
+    for (const n of [1, 2, 3]) for (const ldd of [Math.ceil(D / 8) * 8, Math.ceil(D / 8) * 8 + 16]) {
+      const m = m0(), dst = m.alloc(M * ldd), groups = Math.ceil(D / 128), scales = m.alloc(M * groups * 8);
+      m.run("quantize_i8", { dst, ldd, x: m.put(x), ldx: D, M, K: D, scales }, n);
+      const wanted = quantizeI8(x, M, D, ldd);
+      assert.deepEqual(new Int8Array(m.bytes(dst, M * ldd).buffer), wanted.rows);
+      assert.deepEqual(m.bytes(scales, M * groups * 8), wanted.pairs);
     }
   });
 
@@ -104,7 +128,7 @@ test("patches cuts pixels into squares by channel, row and column, and leaves wh
   }
 });
 
-for (const format of ["f32", "f16", "i8", "i4"] as const) for (const D of [5, 37, 192, 300]) {
+for (const format of ["f32", "f16", "i8", "i4", "w8a8"] as const) for (const D of [5, 37, 192, 300]) {
   test(`embed takes rows of a packed ${format} table and of images at width ${D}`, () => {
     const vocab = 21, table = random(vocab * D, 1), images = random(3 * D, 2), scale = Math.fround(Math.sqrt(D));
     const ids = [0, 20, -1, 8, -3, 7], positions = [2, 3, 4, 1, 600, 5], M = ids.length;
@@ -142,7 +166,7 @@ test("argmax finds the best and second without the banned ids, takes the lowest 
   assert.deepEqual(run(Array.from({ length: 1200 }, (_, id) => id)), [1200, 5, -Infinity]);
 });
 
-for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32", "f16", "i8", "i4", "rows"] as const) {
+for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32", "f16", "i8", "i4", "w8a8", "rows"] as const) {
   test(`pack makes of ${type} numbers the bits of quant.ts in ${format}, also part by part and from odd addresses`, () => {
     for (const [N, K] of [[1, 1], [8, 128], [19, 131], [24, 37], [9, 262]] as const) {
       const values = random(N * K, N, type === "F16" ? 1 : 3);

@@ -29,21 +29,21 @@ async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: For
   const checkpoint = await open(source);
   const weights = await loadWeights(checkpoint, config, dtype, device, options);
   for (const spec of modelTensors(config)) {
-    const { name, role, shape } = spec;
+    const { name, role, shape } = spec, wanted = formatOf(spec, dtype);
     const place = checkpoint.tensors.get(name) ?? checkpoint.tensors.get("text_model.model.embed_tokens.weight")!;
     const file = new Uint8Array(place.end - place.start);
     await checkpoint.read(place.file, file, place.start);
     const values = worth(file, place.dtype), N = shape[0], K = values.length / N;
     const table = "text_model.model.embed_tokens.weight", isTable = place === (checkpoint.tensors.get(table) ?? place);
     if (role === "matrix" && isTable && /embed_tokens|lm_head/.test(name)) values.fill(0, K, 2 * K); // padding, id 1, has no embedding
-    if (role === "rows") {
+    if (wanted === "rows") {
       const { address, rows, columns } = weights.rows(name);
       assert.deepEqual([rows, columns], shape.length === 1 ? [1, N] : [N, K], name);
       assert.deepEqual(await device.read(address, values.length * 4), new Uint8Array(values.buffer), name);
     } else {
       const { address, format, outputs, inputs, bias } = weights.matrix(name.replace(/\.weight$/, ""));
-      assert.deepEqual([format, outputs, inputs], [formatOf(spec, dtype), N, K], name);
-      assert.deepEqual(await device.read(address, packedBytes(format, N, K)), pack(format, values, N, K), name);
+      assert.deepEqual([format, outputs, inputs], [wanted, N, K], name);
+      assert.deepEqual(await device.read(address, packedBytes(wanted, N, K)), pack(wanted, values, N, K), name);
       const biasName = name.replace(/weight$/, "bias");
       assert.equal(bias, checkpoint.tensors.has(biasName) ? weights.rows(biasName).address : 0);
     }
@@ -55,7 +55,7 @@ async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: For
   await checkpoint.close();
 }
 
-for (const dtype of ["f32", "f16", "i8", "i4"] as const) {
+for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
   test(`loadWeights packs every tensor as ${dtype}, whatever its type, the chunks' size, the shards and the memory`, async () => {
     for (const type of ["F32", "F16", "BF16"] as const)
       for (const [chunkBytes, shards, shared] of [[1, 1, true], [1000, 3, true], [2 ** 20, 1, false], [333, 1, false]] as const)
@@ -75,12 +75,20 @@ for (const options of [{ threads: 2 }, { shared: false }, { worker: false }])
     const backend = await createWasmBackend(options);
     try {
       for (const type of ["F32", "F16", "BF16"] as const)
-        for (const dtype of ["f32", "f16", "i8", "i4"] as const)
+        for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const)
           await loadsRight(tinyFolder(tinyTensors(tinyConfig, type), 2), tinyConfig, dtype, backend, { chunkBytes: 1000 });
     } finally {
       await backend.dispose();
     }
   });
+
+test("w8a8 holds what is multiplied often in 7 bits, and tables, patches, resampler and values in i8", () => {
+  const name = ({ name }: { name: string }) => name.replace(/^.*layers\.\d+\./, "").replace(/\.weight$/, "");
+  const formats = new Map(modelTensors(tinyConfig).filter(({ role }) => role === "matrix").map((spec) => [name(spec), formatOf(spec, "w8a8")]));
+  assert.deepEqual([...formats].filter(([, format]) => format === "w8a8").map(([part]) => part).sort(),
+    ["ffn.fc1", "ffn.fc2", "mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.out_proj", "self_attn.q_proj"]);
+  assert.ok([...formats.values()].every((format) => format === "w8a8" || format === "i8"));
+});
 
 test("loadWeights takes tensors that begin at odd places", async () => {
   const odd = { ...stored("odd", "F32", [1], new Float32Array(1)), name: "odd", dtype: "U8" as const, shape: [1], data: new Uint8Array(1) };

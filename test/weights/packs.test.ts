@@ -83,7 +83,7 @@ test("loadWeights refuses packs that can't be right, by what they say and by the
   const one = (change: (file: Files[string]) => void) => (files: Files) => change(files[single]);
   const tensor = (name: string, change: (tensor: Stored) => void) => one(({ tensors }) => change(tensors.find((stored) => stored.name === name)!));
   await refused(one(({ metadata }) => { metadata.version = "2"; }), "pack-version", /it is a pack of version "2"; wanted 1: pack the checkpoint again/);
-  await refused(one(({ metadata }) => { metadata.dtype = "i3"; }), "pack-invalid", /its dtype is "i3"; wanted f32, f16, i8, i4/);
+  await refused(one(({ metadata }) => { metadata.dtype = "i3"; }), "pack-invalid", /its dtype is "i3"; wanted f32, f16, i8, i4, w8a8/);
   await refused(one(({ metadata }) => { metadata.group_size = "32"; }), "pack-invalid", /its group_size is 32; wanted 128/);
   await refused(one(({ entries }) => { delete entries[fc1]; }), "pack-invalid", /"text_model.model.layers.0.ffn.fc1.weight" is not in its list/);
   for (const entry of [null, 1, {}, { format: "i8" }, { format: "i8", shape: [] }, { format: "i8", shape: [1.5, 2] }, { format: "x", shape: [1] }, { format: "i8", shape: [44, 32], of: "x" }])
@@ -150,7 +150,7 @@ test("reading a pack that is stopped or fails leaves nothing behind", async () =
 
 test("planPack keeps files of the released model below 256 MiB", () => {
   const config = new Kosmos2Config(), specs = modelTensors(config).slice(0, -1);
-  for (const [dtype, most] of [["i8", 1.8e9], ["f16", 3.4e9], ["f32", 6.8e9], ["i4", 1.1e9]] as const) {
+  for (const [dtype, most] of [["i8", 1.8e9], ["w8a8", 1.8e9], ["f16", 3.4e9], ["f32", 6.8e9], ["i4", 1.1e9]] as const) {
     const plan = planPack(specs, dtype), sizes = plan.map((parts) => parts.reduce((sum, { bytes }) => sum + Math.ceil(bytes / 64) * 64, 0));
     assert.ok(sizes.every((size) => size <= 2 ** 28 - 2 ** 20), `${sizes}`);
     const total = sizes.reduce((a, b) => a + b);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { clearOutput, fromBF16, fromF16, pack, packedBytes, panelBytes, quantize, toF16, unpack } from "#src/weights/quant.js";
+import { clearOutput, fromBF16, fromF16, pack, packedBytes, panelBytes, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 
 test("toF16 gives every half back, and halfway numbers go to the even neighbour", () => {
@@ -17,21 +17,23 @@ test("toF16 gives every half back, and halfway numbers go to the even neighbour"
 
 test("fromBF16 is the upper half of an f32", () => assert.deepEqual([0x3f80, 0xc000, 0].map(fromBF16), [1, -2, 0]));
 
-test("panelBytes and packedBytes count padded outputs, in i8 and i4 the scales and shares, and a last step's inputs that are not there", () => {
+test("panelBytes and packedBytes count padded outputs, in i8, i4 and w8a8 the scales and shares, and a last step's inputs that are not there", () => {
   assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [576, 576 + 32 + 8 + 32, 2 * 576 + 32 + 16 + 5 * 32]);
   assert.deepEqual([panelBytes("f32", 37), panelBytes("f16", 37), panelBytes("i8", 128), panelBytes("i8", 131)],
     [37 * 32, 37 * 16, 32 + 64 * 16, 32 + 64 * 16 + 32 + 2 * 16]);
-  assert.equal(packedBytes("i8", 9, 5), 2 * (32 + 3 * 16));
+  assert.deepEqual([panelBytes("w8a8", 128), panelBytes("w8a8", 133)], [32 + 32 * 32, 32 + 32 * 32 + 32 + 2 * 32]);
+  assert.deepEqual([packedBytes("i8", 9, 5), packedBytes("w8a8", 9, 5)], [2 * (32 + 3 * 16), 2 * (32 + 2 * 32)]);
 });
 
 for (const [N, K] of [[1, 1], [37, 131], [8, 256]] as const) {
   const w = random(N * K, 7);
-  test(`unpack(pack(w)) is w at ${N}×${K}: exactly in f32, within 2⁻¹¹ relative in f16, within half a step of the group's scale in i8`, () => {
+  test(`unpack(pack(w)) is w at ${N}×${K}: exactly in f32, within 2⁻¹¹ relative in f16, within half a step of the group's scale in i8 and w8a8`, () => {
     assert.deepEqual(unpack("f32", pack("f32", w, N, K), N, K), w);
-    const f16 = unpack("f16", pack("f16", w, N, K), N, K), i8 = unpack("i8", pack("i8", w, N, K), N, K);
+    const f16 = unpack("f16", pack("f16", w, N, K), N, K), i8 = unpack("i8", pack("i8", w, N, K), N, K), w8a8 = unpack("w8a8", pack("w8a8", w, N, K), N, K);
     w.forEach((value, i) => {
       assert.ok(Math.abs(f16[i]! - value) <= Math.max(2 ** -25, Math.abs(value) * 2 ** -11));
       assert.ok(Math.abs(i8[i]! - value) <= 0.5001 / 127); // largest of a group ≤ 1
+      assert.ok(Math.abs(w8a8[i]! - value) <= 0.5001 / 63);
     });
   });
 }
@@ -69,12 +71,33 @@ test("a share is signed: a lone large number of either sign is as wide as 8 step
   }
 });
 
-for (const format of ["f32", "f16", "i8", "i4"] as const) test(`clearOutput makes one output of a panel of ${format} zero and leaves the others`, () => {
+for (const format of ["f32", "f16", "i8", "i4", "w8a8"] as const) test(`clearOutput makes one output of a panel of ${format} zero and leaves the others`, () => {
   for (const K of [1, 5, 37, 128, 165]) for (const lane of [0, 3, 7]) {
     const w = random(8 * K, K), panel = pack(format, w, 8, K), before = unpack(format, panel, 8, K);
     clearOutput(format, panel, K, lane);
     assert.deepEqual(unpack(format, panel, 8, K).map((x) => x + 0), before.map((x, i) => (Math.floor(i / K) === lane ? 0 : x + 0)));
   }
+});
+
+test("pack in w8a8 makes bytes 1 … 127: 64 of zero, of a group of zeros and behind the last input", () => {
+  const w = Float32Array.from({ length: 257 }, (_, k) => (k < 128 ? (k - 64) / 640 : k < 256 ? 0 : 7));
+  const bytes = pack("w8a8", w, 1, 257), group = 32 + 128 * 8, outputs = (at: number, count: number) => [...bytes.subarray(at, at + count)];
+  assert.deepEqual(outputs(32, 4), [1, 2, 3, 4], "one output has 4 inputs side by side");
+  assert.deepEqual(outputs(32 + 16 * 32, 4), [64, 65, 66, 67]);
+  for (let step = 0; step < 32; step++) assert.deepEqual(outputs(group + 32 + step * 32, 4), [64, 64, 64, 64]);
+  assert.deepEqual(outputs(2 * group + 32, 4), [127, 64, 64, 64]);
+});
+
+test("quantizeI8 keeps 7 bits of a group's largest number, and beside its scale what 64 times the group adds to a sum", () => {
+  const K = 131, ldq = 136, x = random(3 * K, 3, 50);
+  const { rows, scales, pairs } = quantizeI8(x, 3, K, ldq), view = new DataView(pairs.buffer);
+  for (let i = 0; i < 6; i++) {
+    const m = i >> 1, from = (i & 1) * 128, group = [...rows.subarray(m * ldq + from, m * ldq + Math.min(from + 128, K))], scale = scales[i]!;
+    group.forEach((value, k) => assert.ok(Math.abs(value * scale - x[m * K + from + k]!) <= 0.501 * scale));
+    assert.equal(view.getFloat32(i * 8, true), scale);
+    assert.equal(view.getInt32(i * 8 + 4, true), -64 * group.reduce((a, b) => a + b));
+  }
+  for (let m = 0; m < 3; m++) assert.ok(rows.subarray(m * ldq + K, (m + 1) * ldq).every((value) => value === 0));
 });
 
 test("quantize keeps 15 bits of a group's largest number and zeroes the padding", () => {
