@@ -1,6 +1,7 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 7 bits, x in int8 (quantize_i8), each with a scale per GROUP inputs.
- * Threads share panels. For machines where the relaxed dot is one instruction; elsewhere it is not slower than matmul_i8 by much, or faster.
+ * Threads share panels. For machines where the relaxed dot is one instruction. Elsewhere it is 1.05 times as fast as matmul_i8 with
+ * relaxed SIMD (one row in cache: 1.7), 0.62 times without (bench/RESULTS.md).
  *
  * A panel of 8 outputs: for each group 8 f32 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes, w + 64: 1 … 127. One step:
  *
@@ -29,14 +30,19 @@ export const WIDENED: i32 = 0, IN_HALVES: i32 = 1, AT_ONCE: i32 = 2;
 export function matmul_w8a8(op: Matmul, t: i32, n: i32): void {
   if (ASC_FEATURE_RELAXED_SIMD) {
     if (dotIsWhole()) product(op, t, n, AT_ONCE);
-    else product(op, t, n, IN_HALVES);
+    else inHalves(op, t, n);
   } else product(op, t, n, WIDENED);
+}
+
+/** A function of its own: inside the other one the compiler would make one tile of both, which asks at every product. */
+function inHalves(op: Matmul, t: i32, n: i32): void {
+  product(op, t, n, IN_HALVES);
 }
 
 /**
  * Whether a relaxed dot comes from an instruction that adds four products to a sum (AVX-VNNI, Arm's DotProd), seen by what it makes of an
- * operand of 8 bits. Where it is put together of several, pairs are cut to 16 bits; two instructions that do just that are faster then.
- * V8 11.3's baseline compiler forgets the sum if that is where the result goes: seen by the 1, and not used.
+ * operand of 8 bits. Where it is put together of several, pairs are cut to 16 bits on x86; two instructions that do just that are faster then.
+ * V8 11.3's baseline compiler loses the sum (2 · 65534 comes of 65534 + 1): seen here too, and not used.
  */
 // @ts-ignore: decorator
 @inline export function dotIsWhole(): bool {

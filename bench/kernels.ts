@@ -48,11 +48,11 @@ function product(format: Format, M: number, K: number, N: number): number {
   const shape = { dst: DST, ldd: N, x: X, w: W, ldr: 0, M, K, N, activation: 0, ...(wideningBytes[format](M, K) > 0 && { scratch: SCRATCH }) };
   if (format === "f32" || format === "f16") return seconds(`matmul_${format}`, { ...shape, ldx: K });
   const ldx = Math.ceil(K / 8) * 8;
-  return seconds(`matmul_${format}`, { ...shape, ldx, scales: SCALES }) + (M === 0 ? 0 : seconds("quantize", { dst: OTHER, ldd: ldx, x: X, ldx: K, M, K, scales: SCALES }));
+  return seconds(`matmul_${format}`, { ...shape, ldx, scales: SCALES }) + (M === 0 ? 0 : seconds(format === "w8a8" ? "quantize_i8" : "quantize", { dst: OTHER, ldd: ldx, x: X, ldx: K, M, K, scales: SCALES }));
 }
 
 console.log(`${engine}, Node ${process.version}, V8 ${process.versions.v8}`);
-const formats = ["f32", "f16", "i8", "i4"] as const;
+const formats = ["f32", "f16", "i8", "i4", "w8a8"] as const;
 for (const [K, N] of [[192, 768], [1024, 4096], [2048, 2048]] as const) for (const M of [1, 5, 72, 257]) for (const format of formats) {
   report(`matmul_${format} ${M}×${K}×${N}`, () => `${((2 * M * K * N) / product(format, M, K, N) / 1e9).toFixed(1)} Gop/s`);
 }
@@ -79,11 +79,14 @@ report("layernorm 257×1024", () => perElement(seconds("layernorm", { dst: DST, 
 report("layernorm 257×1024 to int16", () => perElement(seconds("layernorm", {
   ldd: 1024, x: X, ldx: 1024, gamma: OTHER, beta: OTHER, M: 257, D: 1024, eps: 1e-5, quantized: DST, ldq: 1024, scales: SCALES,
 }), 257 * 1024));
+report("layernorm 257×1024 to int8", () => perElement(seconds("layernorm", {
+  ldd: 1024, x: X, ldx: 1024, gamma: OTHER, beta: OTHER, M: 257, D: 1024, eps: 1e-5, bytes: DST, ldq: 1024, scales: SCALES,
+}), 257 * 1024));
 report("quantize 257×4096", () => perElement(seconds("quantize", { dst: DST, ldd: 4096, x: X, ldx: 4096, M: 257, K: 4096, scales: SCALES }), 257 * 4096));
 for (const activation of [0, 1, 2]) {
   report(`activation ${activation}, K = 1`, () => perElement(seconds("matmul_f32", { dst: DST, ldd: 4096, x: X, ldx: 1, w: W, ldr: 0, M: 257, K: 1, N: 4096, activation }), 257 * 4096));
 }
-for (const format of [0, 1, 2, 4] as const) {
+for (const format of [0, 1, 2, 4, 5] as const) {
   report(`pack F16 to format ${format}`, () => perElement(seconds("pack", { dst: W, format, src: X, type: 1, N: 1024, K: 2048 }), 1024 * 2048));
 }
 report("argmax of 65037", () => `${(seconds("argmax", { dst: DST, x: X, N: 65037, bans: 0 }) * 1e6).toFixed(0)} µs`);
