@@ -14,7 +14,7 @@ export { estimateMemory, type EstimateOptions, type MemoryEstimate } from "./mem
 export type { GenerateOptions } from "./generate/options.js";
 export type { Stop } from "./generate/greedy.js";
 export { Kosmos2Config, type Kosmos2TextConfig, type Kosmos2VisionConfig } from "./model/config.js";
-export { capabilities, type Capabilities } from "./backend/wasm/wasm.js";
+export { capabilities, type Capabilities } from "./capabilities.js";
 export type { ModelSource } from "./weights/source.js";
 export { annotate, annotateSvg, type Annotation, type AnnotateSvgOptions } from "./annotate.js";
 export * from "./processor/index.js";

@@ -90,7 +90,7 @@ export function shapeOf({ role, shape }: TensorSpec): { N: number; K: number } {
 
 /**
  * Of w8a8 stays i8: tables and what runs once a picture, where there is nothing to gain, and values, which reach the output in a straight line
- * (kosmos2-emoji: mean IoU 0.979 → 0.990; bench/RESULTS.md).
+ * (kosmos2-emoji's boxes: mean IoU 0.979 → 0.990; bench/RESULTS.md).
  */
 const betterIn16Bits = /embed_tokens|lm_head|patch_embedding|image_to_text_projection|v_proj/;
 

@@ -48,3 +48,9 @@ for (const engine of ["plain", "relaxed"] as const) {
     assert.ok(boxes.worst! <= 0.13, `${boxes.worst}`);
   });
 }
+
+test("kosmos2-emoji says in w8a8 nearly what Hugging Face's code says, and the same with plain and relaxed SIMD", { skip: noGoldens }, async () => {
+  const plain = await verify("plain", "--dtype", "w8a8", "--only", "emoji");
+  assert.deepEqual(failed(plain), []);
+  assert.deepEqual(await verify("relaxed", "--dtype", "w8a8", "--only", "emoji"), plain);
+});
