@@ -102,7 +102,7 @@ export class Engine {
   /** How long reading on takes. */
   readonly pace = new Pace();
   private latents: Projected | undefined;
-  private profiler: Profiler | undefined;
+  private readonly profilers = new Set<Profiler>();
   /** Those that keep something; the last used stand last. */
   private readonly prefixes = new Set<Prefix>();
   /** The backend's; what is only kept in case is given up when there is no more. */
@@ -301,16 +301,17 @@ export class Engine {
     });
   }
 
-  /** What all passes cost that run until `work` is done. One profile at a time. */
+  /** What all passes cost that run until `work` is done. */
   async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
     const { address, format, outputs, inputs } = this.weights.matrix("text_model.model.embed_tokens");
     const limits = await this.inTurn(undefined, () => measureLimits(this.backend, { address, bytes: packedBytes(format, outputs, inputs) }));
-    const profiler = (this.profiler = new Profiler(limits));
+    const profiler = new Profiler(limits);
+    this.profilers.add(profiler);
     try {
       const result = await work();
       return { result, profile: profiler.finish(`${this.dtype}, ${this.backend.description}`) };
     } finally {
-      this.profiler = undefined;
+      this.profilers.delete(profiler);
     }
   }
 
@@ -392,9 +393,9 @@ export class Engine {
       this.arena = this.memory.alloc(pass.arenaBytes);
       this.arenaBytes = pass.arenaBytes;
     }
-    const records = pass.at(this.arena, backend), laps = this.profiler && new Float64Array(pass.count);
+    const records = pass.at(this.arena, backend), laps = this.profilers.size ? new Float64Array(pass.count) : undefined;
     await backend.run(records, pass.count, signal, laps);
-    if (laps) this.profiler?.note(name, records, laps);
+    if (laps) for (const profiler of this.profilers) profiler.note(name, records, laps);
     const kept: Stages = new Map();
     for (const [name, { offset, rows, columns, stride }] of pass.kept) {
       const bytes = await backend.read(this.arena + offset, rows * stride * 4);

@@ -40,6 +40,14 @@ for (const [where, options] of [["threads", { threads: 2 }], ["a worker", { shar
   });
 }
 
+test("profiles that are taken at once each have all that ran meanwhile", async () => {
+  const ask = () => kosmos.profile(() => kosmos.caption(picture)), profiles = await Promise.all([ask(), ask(), ask()]);
+  for (const { profile } of profiles) {
+    const times = Object.fromEntries(profile.passes.map(({ pass, times }) => [pass, times]));
+    assert.ok(times.vision >= 1 && times.prefill >= 1 && times.decode >= 1, JSON.stringify(times));
+  }
+});
+
 test("the pieces of Kosmos2.stream concatenate to what was generated after the prompt", async () => {
   const answer = kosmos.stream(picture);
   let text = "";
