@@ -1,6 +1,7 @@
 /** `kosmos2 verify`: every case of a goldens folder against this engine, as a table or as JSON. */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
+import { dtypeOf } from "../dtype.js";
 import { Kosmos2ForConditionalGeneration, type LoadOptions } from "../index.js";
 import { engineOptions, loadOptions, parse, UsageError } from "./options.js";
 import { paint, table, type Terminal } from "./terminal.js";
@@ -34,7 +35,7 @@ export async function verify(args: string[], terminal: Terminal, signal: AbortSi
   if (!existsSync(folder) || !statSync(folder).isDirectory()) throw new UsageError(`there is no folder ${positionals[0]}`);
   const parts = find(folder);
   if (!parts.length) throw new UsageError(`${positionals[0]} has no reference values (cases.json, encode.json or images.json) in it or up to two folders below`);
-  const { dtype, ...engine } = loadOptions(values);
+  const { dtype: named, ...engine } = loadOptions(values), dtype = named && dtypeOf(named);
   const wanted = globs(values.only ?? []);
 
   const checks: Check[] = [];

@@ -50,7 +50,7 @@ export function captionModel(folder: string): string {
 
 export async function verifyCaptions(folder: string, name: string, dtype: string, wanted: Wanted, load: () => Promise<Captioner>, signal?: AbortSignal): Promise<Check[]> {
   const { settings, cases }: Cases = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8"));
-  const { sameText, meanIou, margin } = dtype === "i4" || dtype === "q4" ? limits.four : limits.eight;
+  const { sameText, meanIou, margin } = dtype === "i4" ? limits.four : limits.eight;
   const path = (part: string) => `${name}/${dtype}/${part}`;
   const parts = ["prompt_ids", ...(dtype === "f32" ? ["ids", "text"] : ["text", "boxes"]), "choices"].filter((part) => wanted(path(part)));
   if (!parts.length) return [];
