@@ -1,12 +1,11 @@
 /** The commands about weights: `synthesize`, `pack`, `inspect`, `verify-pack`. The work is done in files of their own. */
 import { Kosmos2Config } from "../model/config.js";
-import type { Dtype } from "../dtype.js";
-import { estimateMemory, partOf, type MemoryEstimate } from "../memory.js";
+import { estimateMemory, partOf, type EstimateOptions, type MemoryEstimate } from "../memory.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { packInfo, type PackInfo } from "../weights/packs.js";
 import { openModel } from "../weights/source.js";
 import { modelTensors } from "../weights/tensors.js";
-import { count, modelSource, oneOf, parse, UsageError } from "./options.js";
+import { caches, count, modelSource, oneOf, parse, UsageError } from "./options.js";
 import { pack } from "./pack.js";
 import { synthesize } from "./synthesize.js";
 import { paint, table, type Terminal } from "./terminal.js";
@@ -21,10 +20,12 @@ reading. Little memory, any size of model. What was stopped goes on where it was
   --processor MODEL  where tokenizer, image processor and config come from when the source has none
 `;
 
-export const inspectUsage = `kosmos2 inspect MODEL [--dtype auto|f32|f16|i8|i4|w8a8] [--tokens N] [--json]
+export const inspectUsage = `kosmos2 inspect MODEL [--dtype auto|f32|f16|i8|i4|w8a8] [--cache auto|f32|f16] [--tokens N] [--json]
 
 Says what is in a model's folder, its sizes and types, and the memory that loading it takes.
 
+  --dtype T   how weights would be held. Default: auto, a pack's own, else i8
+  --cache T   how keys and values would be held. Default: f32 beside f32 weights, else f16
   --tokens N  the longest text, prompt and answer. Default 256
 `;
 
@@ -61,10 +62,10 @@ export async function packCommand(args: string[], terminal: Terminal, signal: Ab
 }
 
 export async function inspectCommand(args: string[], terminal: Terminal, signal: AbortSignal): Promise<number> {
-  const { values, positionals } = parse(args, { dtype: { type: "string" }, tokens: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean" } });
+  const { values, positionals } = parse(args, { dtype: { type: "string" }, cache: { type: "string" }, tokens: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean" } });
   if (positionals.length !== 1) throw new UsageError(positionals.length ? "inspect takes one model" : "inspect needs a model");
-  const dtype = oneOf("dtype", values.dtype, ["auto", "f32", "f16", "i8", "i4", "w8a8"]), tokens = count("tokens", values.tokens);
-  const { memory, files, parts, pack } = await inspect(positionals[0], dtype, tokens, signal);
+  const dtype = oneOf("dtype", values.dtype, ["auto", "f32", "f16", "i8", "i4", "w8a8"]), cache = oneOf("cache", values.cache, caches), tokens = count("tokens", values.tokens);
+  const { memory, files, parts, pack } = await inspect(positionals[0], { dtype, cache, tokens, signal });
   if (values.json) {
     terminal.out(`${JSON.stringify({ pack: pack && { dtype: pack.dtype, sourceSha256: pack.sourceSha256, sourceRevision: pack.sourceRevision }, files, parts, memory })}\n`);
     return 0;
@@ -74,7 +75,7 @@ export async function inspectCommand(args: string[], terminal: Terminal, signal:
   terminal.out(`\n${table([["part", "tensors", "numbers", "stored as", "on disk", `in memory (${memory.dtype})`],
     ...parts.map(({ part, tensors, numbers, types, bytes, memoryBytes }) => [part, String(tensors), numbers.toLocaleString("en"), types.join(", "), size(bytes), size(memoryBytes)])], [1, 2, 4, 5])}`);
   terminal.out(`\n${table([
-    ["weights", size(memory.weightBytes)], ["keys and values", size(memory.cacheBytes)], ["a pass", size(memory.arenaBytes)],
+    ["weights", size(memory.weightBytes)], [`keys and values (${memory.cache})`, size(memory.cacheBytes)], ["a pass", size(memory.arenaBytes)],
     ["all", `${size(memory.totalBytes)} of ${size(memory.availableBytes)}${memory.fits ? "" : paint(terminal, "red", ": too much")}`],
   ])}`);
   return 0;
@@ -87,13 +88,14 @@ interface Inspected {
   memory: MemoryEstimate;
 }
 
-async function inspect(source: string, dtype: Dtype | undefined, tokens: number | undefined, signal: AbortSignal): Promise<Inspected> {
+async function inspect(source: string, options: EstimateOptions): Promise<Inspected> {
+  const { signal } = options;
   const files = await openModel(modelSource(source), { signal });
   const config = await Kosmos2Config.fromFiles(files, signal);
   const checkpoint = await Checkpoint.open(files, { signal });
   try {
     const pack = packInfo(checkpoint), shapes = new Map(modelTensors(config).map(({ name, shape }) => [name, shape]));
-    const memory = await estimateMemory(modelSource(source), { dtype, tokens, signal });
+    const memory = await estimateMemory(modelSource(source), options);
     const parts = (Object.keys(memory.parts) as (keyof typeof memory.parts)[]).map((part) => {
       const stored = [...checkpoint.tensors].filter(([name]) => shapes.has(wholeName(name)) && partOf(name) === part);
       const names = new Set(stored.map(([name]) => wholeName(name)));

@@ -83,8 +83,18 @@ test("KOSMOS2_THREADS sets the number of threads", async () => {
   assert.equal(used.threads, 1);
 });
 
+test("kosmos2 inspect says what is in a model and what memory it takes, for people and as JSON", async () => {
+  const { code, stdout } = await kosmos2(["inspect", "kosmos2-emoji"]);
+  assert.equal(code, 0);
+  for (const line of [/^a checkpoint$/m, /^model\.safetensors +165 +8\.4 MB$/m, /^embeddings +1 +285,120 +F16 +570\.2 kB +297\.6 kB$/m, /^keys and values \(f16\) /m, /^all +\d+\.\d MB of /m]) assert.match(stdout, line);
+  const one = await kosmos2(["inspect", "kosmos2-emoji", "--dtype", "f32", "--tokens", "64", "--json"]), two = await kosmos2(["inspect", "kosmos2-emoji", "--dtype", "f32", "--cache", "f16", "--tokens", "64", "--json"]);
+  const [wide, half] = [one, two].map(({ stdout }) => JSON.parse(stdout).memory);
+  assert.deepEqual([wide.dtype, wide.cache, half.cache, wide.fits], ["f32", "f32", "f16", true]);
+  assert.equal(wide.cacheBytes - half.cacheBytes, 64 * 4 * 2 * 192 * 2); // a block of 64 tokens, 4 layers of keys and values, 192 wide, 2 bytes less each
+});
+
 test("kosmos2 verify finds the fixtures' model and captions and passes them in f32", async () => {
-  const { code, stdout } = await kosmos2(["verify", fixtures, "--dtype", "f32", "--json"]);
+  const { code, stdout } = await kosmos2(["verify", fixtures, "--dtype", "fp32", "--json"]); // another name of f32, judged as it is
   const { ok, checks } = JSON.parse(stdout);
   assert.deepEqual(checks.filter((check: { failed: number }) => check.failed), []);
   assert.deepEqual([code, ok], [0, true]);
