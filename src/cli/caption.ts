@@ -8,12 +8,13 @@ import { paint, table, type Terminal } from "./terminal.js";
 
 const PROMPT = "<grounding> An image of";
 
-export const captionUsage = `kosmos2 caption IMAGE… [--prompt TEXT] [--model DIR] [--max-new-tokens N] [--annotate OUT.png] [--profile] [--json]
+export const captionUsage = `kosmos2 caption IMAGE… [--prompt TEXT] [--model MODEL] [--max-new-tokens N] [--annotate OUT.png] [--profile] [--json]
 
 Says what is in pictures, and where: boxes in pixels, as fractions 0…1, and as cells of the 32 × 32 grid.
 
   --prompt TEXT         what to go on from. Default: "${PROMPT}"; boxes need <grounding> in front
-  --model DIR           a Hugging Face folder of a Kosmos-2. Default: kosmos2-emoji, which knows emoji and nothing else
+  --model MODEL         a Kosmos-2 of the Hugging Face hub ("microsoft/kosmos-2-patch14-224", fetched once), its folder or URL, or
+                        a pack. Default: kosmos2-emoji, which knows emoji and nothing else
   --dtype T             how weights are held: auto, f32, f16, i8, i4 or w8a8. Default: auto
   --cache T             how keys and values are held: auto, f32 or f16. Default: f32 beside f32 weights, else f16
   --threads N           Default: what this machine has, or KOSMOS2_THREADS
