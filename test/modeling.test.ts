@@ -90,6 +90,21 @@ test("w8a8 says of the fixtures' pictures what Hugging Face's code says in f32, 
   }
 });
 
+test("the cache is f16 beside quantised weights and f32 beside f32 unless it is said, and halves move no logit far", async () => {
+  const read = async (dtype: "f32" | "i8", cache?: "f32" | "f16") => {
+    const { logits } = await (await model({ dtype, ...(cache && { cache }) })).forward(single[0]);
+    return logits;
+  };
+  for (const [dtype, usual, other] of [["f32", "f32", "f16"], ["i8", "f16", "f32"]] as const) {
+    const found = await read(dtype), said = await read(dtype, usual), apart = await read(dtype, other);
+    assert.deepEqual(bits(said), bits(found));
+    let error = 0, size = 0;
+    found.data.forEach((x, i) => { error += (x - apart.data[i]) ** 2; size += x ** 2; });
+    assert.ok(error > 0 && error < size * 2 ** -20, `${dtype}: ${Math.sqrt(error / size)}`); // a half is off by 2⁻¹¹ at most, keys as well as values
+  }
+  await assert.rejects(Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji", { cache: "i8" as never }), { code: "option-invalid" });
+});
+
 test("keeping stages changes no number", async () => {
   const m = await model({ dtype: "i8" });
   const bare = await m.forward({ ...single[0] });
