@@ -60,10 +60,15 @@ export interface CausalOutput extends Omit<ModelOutput, "lastHiddenState"> {
   logits: Tensor;
 }
 
+/** Milliseconds, waiting for other calls' turns included. */
 export interface Timings {
+  /** Of loading the model, once, its kernels warmed up: the same number in every answer. */
   loadMs: number;
+  /** Looking at the pictures. */
   visionMs: number;
+  /** Reading the prompts, to the first token of each answer. */
   prefillMs: number;
+  /** All tokens after that. */
   decodeMs: number;
 }
 
