@@ -1,6 +1,6 @@
 /**
  * Builds everything that runs: assembly/ → dist/wasm/*.wasm, src/ → dist/, test/ and bench/ → build/.
- * Wasm modules are compiled side by side, and only when a file of assembly/ is newer than they are.
+ * Wasm modules are compiled one after the other, and only when a file of assembly/ is newer than they are.
  */
 import { spawn } from "node:child_process";
 import { readFileSync, readdirSync, rmSync, statSync } from "node:fs";
@@ -20,8 +20,9 @@ async function wasm() {
   const sources = readdirSync("assembly").filter((f) => f.endsWith(".ts")).map((f) => `assembly/${f}`);
   const newest = Math.max(...[...sources, "asconfig.json"].map(modified));
   const { targets } = JSON.parse(readFileSync("asconfig.json", "utf8"));
-  for (const [target, { outFile }] of Object.entries(targets)) {
-    if (modified(outFile) > newest) continue;
+  const stale = Object.entries(targets).filter(([, { outFile }]) => modified(outFile) <= newest);
+  if (stale.length) console.error("Compiling kernels: half a minute, this once");
+  for (const [target] of stale) {
     const entry = target === "pixels" ? "assembly/pixels.ts" : "assembly/index.ts";
     await run("node_modules/assemblyscript/bin/asc.js", entry, "--target", target);
   }
