@@ -35,8 +35,8 @@ function smaller({ textConfig: text, visionConfig: vision }: Kosmos2Config): Kos
       activationFunction: text.activationFunction, scaleEmbedding: text.scaleEmbedding, layerNormEps: text.layerNormEps,
     },
     visionConfig: {
-      numHiddenLayers: 1, numAttentionHeads: 2, hiddenSize: visionWidth, intermediateSize: 4 * visionWidth, imageSize: 16 * vision.patchSize,
-      patchSize: vision.patchSize, numChannels: vision.numChannels, hiddenAct: vision.hiddenAct, layerNormEps: vision.layerNormEps,
+      numHiddenLayers: 1, numAttentionHeads: 2, hiddenSize: visionWidth, intermediateSize: 4 * visionWidth,
+      imageSize: Math.min(16 * vision.patchSize, vision.imageSize), patchSize: vision.patchSize, numChannels: vision.numChannels, hiddenAct: vision.hiddenAct, layerNormEps: vision.layerNormEps,
     },
   });
 }
