@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import { annotate, Kosmos2, type Caption, type Entity, type Piece } from "../index.js";
 import { profileJson, profileTable } from "./profile.js";
 import { count, engineOptions, loadOptions, modelSource, parse, UsageError } from "./options.js";
-import { paint, table, type Terminal } from "./terminal.js";
+import { logger, paint, table, type Terminal } from "./terminal.js";
 
 const PROMPT = "<grounding> An image of";
 
@@ -46,7 +46,7 @@ export async function caption(args: string[], terminal: Terminal, signal: AbortS
   const load = loadOptions(values);
   if (!prompt.includes("<grounding>")) terminal.err("kosmos2: the prompt has no <grounding>, so there will be no boxes\n");
 
-  const kosmos = await engine.load(modelSource(values.model), { ...load, signal, ...(terminal.live && { onProgress: progress(terminal) }) });
+  const kosmos = await engine.load(modelSource(values.model), { ...load, signal, logger: logger(terminal), ...(terminal.live && { onProgress: progress(terminal) }) });
   const answer = async (image: string): Promise<Caption> => {
     const stream = kosmos.stream(image, { prompt, maxNewTokens, signal }), pieces: Piece[] = [];
     try {

@@ -21,6 +21,9 @@ export function processTerminal(): Terminal {
   };
 }
 
+/** What an engine may have to say: fewer threads than asked, tensors that nobody reads. */
+export const logger = (terminal: Terminal) => ({ warn: (message: string) => terminal.err(`kosmos2: ${message}\n`) });
+
 const codes = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33 };
 
 export function paint(terminal: Terminal, style: keyof typeof codes, text: string): string {

@@ -8,7 +8,7 @@ import { modelTensors } from "../weights/tensors.js";
 import { caches, count, modelSource, oneOf, parse, UsageError } from "./options.js";
 import { pack } from "./pack.js";
 import { synthesize } from "./synthesize.js";
-import { paint, table, type Terminal } from "./terminal.js";
+import { logger, paint, table, type Terminal } from "./terminal.js";
 import { verifyPack } from "./verify-pack.js";
 
 export const packUsage = `kosmos2 pack SRC --dtype i8|i4|w8a8|f16|f32 --out DIR [--revision COMMIT] [--processor MODEL] [--threads N] [--json]
@@ -151,8 +151,6 @@ function size(bytes: number): string {
   const [unit, name] = bytes >= 1e9 ? [1e9, "GB"] : bytes >= 1e6 ? [1e6, "MB"] : [1e3, "kB"];
   return `${(bytes / unit).toFixed(bytes >= 1e9 ? 3 : 1)} ${name}`;
 }
-
-const logger = (terminal: Terminal) => ({ warn: (message: string) => terminal.err(`kosmos2: ${message}\n`) });
 
 /** Drawn only for people, at most ten times a second. */
 function progress(terminal: Terminal): ((progress: { loaded: number; total: number; file: string }) => void) | undefined {

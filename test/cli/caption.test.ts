@@ -7,7 +7,7 @@ import { caption, type Engine } from "#src/cli/caption.js";
 import { main } from "#src/cli/commands.js";
 import { UsageError } from "#src/cli/options.js";
 import type { Terminal } from "#src/cli/terminal.js";
-import { Kosmos2Error, type Caption, type Profile } from "kosmos2-wasm";
+import { Kosmos2Error, type Caption, type LoadOptions, type Profile } from "kosmos2-wasm";
 
 const folder = mkdtempSync(join(tmpdir(), "kosmos2-cli-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -46,8 +46,8 @@ const profiled: Profile = {
 };
 
 /** An engine that says `answer` about every picture but those whose name has "bad" in it, and notes what it was asked. */
-function fake(): Engine & { asked: unknown[]; disposed: number } {
-  const notes = { asked: [] as unknown[], disposed: 0 };
+function fake(): Engine & { asked: unknown[]; disposed: number; warn(message: string): void } {
+  const notes = { asked: [] as unknown[], disposed: 0, warn: (_: string) => {} };
   const stream = (image: string, options: { signal: AbortSignal }) => {
     notes.asked.push({ image, ...options });
     const result = async () => {
@@ -65,7 +65,8 @@ function fake(): Engine & { asked: unknown[]; disposed: number } {
       get result() { return result(); },
     };
   };
-  const load = async (source: string, options: object) => {
+  const load = async (source: string, { logger, ...options }: LoadOptions) => {
+    notes.warn = logger!.warn;
     notes.asked.push({ source, ...options });
     const processor = { postProcessGeneration: (text: string) => ({ caption: text.replace(/<.*?> ?/g, ""), entities: [] }) };
     const profile = async (work: () => Promise<unknown>) => ({ result: await work(), profile: profiled });
@@ -120,12 +121,14 @@ test("caption --json prints one object a picture and line, with every promised f
   assert.equal(lines[0].prompt, "<grounding> An image of");
 });
 
-test("caption hands its options to the engine and gives the model back", async () => {
-  const engine = fake();
-  const args = ["x.png", "--model", folder, "--dtype", "f32", "--threads", "3", "--engine", "plain", "--no-shared", "--max-new-tokens", "7", "--prompt", "<grounding> Hm"];
-  await caption(args, terminal(), never, engine);
+test("caption hands its options to the engine, tells on stderr what that has to say, and gives the model back", async () => {
+  const engine = fake(), t = terminal();
+  const args = ["x.png", "--model", folder, "--dtype", "f32", "--cache", "f16", "--threads", "3", "--engine", "plain", "--no-shared", "--max-new-tokens", "7", "--prompt", "<grounding> Hm"];
+  await caption(args, t, never, engine);
+  engine.warn("Only one thread");
+  assert.equal(t.stderr, "kosmos2: Only one thread\n");
   assert.deepEqual(engine.asked, [
-    { source: folder, dtype: "f32", threads: 3, engine: "plain", shared: false, signal: never },
+    { source: folder, dtype: "f32", cache: "f16", threads: 3, engine: "plain", shared: false, signal: never },
     { image: "x.png", prompt: "<grounding> Hm", maxNewTokens: 7, signal: never },
   ]);
   assert.equal(engine.disposed, 1);
