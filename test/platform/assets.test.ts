@@ -26,6 +26,7 @@ const notFound = (pattern: RegExp) => (error: unknown) =>
 test("loadModule compiles the package's own modules, a folder's, and takes one that is compiled", async () => {
   const pixels = await node.loadModule("pixels");
   assert.ok(pixels instanceof WebAssembly.Module);
+  assert.equal(await node.loadModule("pixels"), pixels, "the same module, with what was optimised of it");
   for (const name of ["plain", "plain-shared"] as const) assert.ok(await node.loadModule(name) instanceof WebAssembly.Module);
   assert.ok(await node.loadModule("pixels", folder) instanceof WebAssembly.Module);
   assert.ok(await node.loadModule("pixels", new URL(`file://${folder}/`)) instanceof WebAssembly.Module);

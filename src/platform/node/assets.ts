@@ -29,11 +29,11 @@ export async function loadModule(name: ModuleName, from?: WasmUrl, signal?: Abor
       signal?.throwIfAborted();
       throw notFound(name, url, "no answer", error);
     });
-    return compileModule(name, url, new Uint8Array(await response.arrayBuffer()), response.ok ? "" : `HTTP ${response.status}`);
+    return compileModule(name, source, url, new Uint8Array(await response.arrayBuffer()), response.ok ? "" : `HTTP ${response.status}`);
   }
   const bytes = await readFile(url.startsWith("file:") ? fileURLToPath(url) : url, { signal }).catch((error: NodeJS.ErrnoException) => {
     signal?.throwIfAborted();
     throw notFound(name, url, error.code ?? "no file", error);
   });
-  return compileModule(name, url, bytes as Uint8Array<ArrayBuffer>);
+  return compileModule(name, source, url, bytes as Uint8Array<ArrayBuffer>);
 }

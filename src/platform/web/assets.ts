@@ -23,7 +23,7 @@ export async function loadModule(name: ModuleName, from?: WasmUrl, signal?: Abor
   const url = source || own[name].href;
   try {
     const response = await fetch(url, { signal });
-    return await compileModule(name, response.url || url, new Uint8Array(await response.arrayBuffer()), response.ok ? "" : `HTTP ${response.status}`);
+    return await compileModule(name, source, response.url || url, new Uint8Array(await response.arrayBuffer()), response.ok ? "" : `HTTP ${response.status}`);
   } catch (error) {
     signal?.throwIfAborted();
     throw error instanceof TypeError ? notFound(name, url, "no answer", error) : error;
