@@ -1,11 +1,12 @@
-/** What a matmul does to its sums: the codes are the lines of `activations` in src/graph/graph.ts. Lanes do not meet; same bits in every build. */
-import { exp, mulAdd, normalTail, sigmoid, tanh } from "./simd";
+/**
+ * What a matmul does to its sums: the codes are the lines of `activations` in src/graph/graph.ts, but gelu and quick_gelu, which are most of
+ * what there is to do, are epilogue.ts's. Lanes do not meet; same bits in every build.
+ */
+import { exp, mulAdd, sigmoid, tanh } from "./simd";
 
 export function activate(u: v128, code: i32): v128 {
   switch (code) {
     case 0: return u;
-    case 1: return gelu(u);
-    case 2: return f32x4.mul(u, sigmoid(f32x4.mul(u, f32x4.splat(1.702))));
     case 3: return relu(u);
     case 4: return f32x4.mul(u, sigmoid(u));
     case 5: { // (1 + tanh z) / 2 = σ(2 z), without the cancellation
@@ -30,10 +31,4 @@ export function activate(u: v128, code: i32): v128 {
 /** NaN stays NaN. */
 function relu(u: v128): v128 {
   return f32x4.pmax(u, f32x4.splat(0));
-}
-
-/** u Φ(u): with the tail Q of |u|, u Q below 0 and u − u Q above; so small results keep their digits. */
-function gelu(u: v128): v128 {
-  const rest = f32x4.mul(u, normalTail(f32x4.abs(u)));
-  return v128.bitselect(rest, f32x4.sub(u, rest), f32x4.lt(u, f32x4.splat(0)));
 }

@@ -20,10 +20,10 @@
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
 import { finish, keep } from "./epilogue";
-import { rowsOfPass } from "./matmul_f32";
 import { scaled } from "./matmul_i8";
-import { I4_GROUP, panelBytes, shareBytes } from "./pack";
+import { panelBytes, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED } from "./record";
+import { scratchOf, widened } from "./rows_i16";
 import { share } from "./share";
 
 /** So many rows pay for widening a panel. */
@@ -32,27 +32,11 @@ const FEW: i32 = 6;
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i4, op.K);
   const from = share(panels, t, n), to = share(panels, t + 1, n);
-  const scratch = op.scratch + <usize>t * (<usize>((op.K + 7) >> 3) << 7);
-  if (op.M < FEW) {
-    const step = <usize>((op.K + SHARED - 1) / SHARED) << 2;
-    for (let m = 0; m < op.M; m++) sumsOf(op, m, scratch + <usize>m * step);
-    for (let p = from; p < to; p++) {
-      for (let m = 0; m < op.M; m++) row(op, m, p << 3, op.w + <usize>p * bytes, scratch + <usize>m * step);
-    }
-    return;
-  }
-  const rows = rowsOfPass(op.K << 1);
-  for (let m0 = 0; m0 < op.M; m0 += rows) {
-    const m1 = min(m0 + rows, op.M);
-    for (let p = from; p < to; p++) {
-      const j = p << 3, w = op.w + <usize>p * bytes;
-      widen(w, op.K, scratch, <i16>op.kind);
-      let m = m0;
-      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, scratch, 4);
-      if (m + 3 == m1) tile(op, m, j, w, scratch, 3);
-      else if (m + 2 == m1) tile(op, m, j, w, scratch, 2);
-      else if (m < m1) tile(op, m, j, w, scratch, 1);
-    }
+  if (op.M >= FEW) return widened(op, t, n, Format.i4);
+  const scratch = op.scratch + <usize>t * scratchOf(op, Format.i4), step = <usize>((op.K + SHARED - 1) / SHARED) << 2;
+  for (let m = 0; m < op.M; m++) sumsOf(op, m, scratch + <usize>m * step);
+  for (let p = from; p < to; p++) {
+    for (let m = 0; m < op.M; m++) row(op, m, p << 3, op.w + <usize>p * bytes, scratch + <usize>m * step);
   }
 }
 
@@ -116,13 +100,14 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
   return i32x4.add(units, i32x4.shr_s(i32x4.add(sixteenths, i32x4.shr_s(others, 4)), 4));
 }
 
-/** A panel as share · number in int16: [⌈K / 8⌉ · 4][8 outputs][2 inputs]. */
-function widen(w: usize, K: i32, wide: usize, mask: i16): void {
+/** `inputs` of a panel as share · number in int16, [⌈inputs / 8⌉ · 4][8 outputs][2 inputs], each group behind its scales. */
+export function widen(w: usize, inputs: i32, wide: usize, mask: i16): void {
   const low = i16x8.splat(mask), eight = i16x8.sub(low, i16x8.shr_u(low, 1));
-  for (let left = K; left > 0; left -= GROUP) {
+  for (let left = inputs; left > 0; left -= GROUP) {
     const inputs = min(left, GROUP);
+    v128.store(wide, v128.load(w)); v128.store(wide, v128.load(w, 16), 16);
     let shares = w + 32;
-    w = shares + shareBytes(inputs);
+    w = shares + shareBytes(inputs); wide += 32;
     for (let k = 0; k < inputs; k += SHARED, shares += 8) {
       const s = v128.load8x8_s(shares);
       const sa = i8x16.shuffle(s, s, 0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7), sb = i8x16.shuffle(s, s, 8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 15, 14, 15);
@@ -140,49 +125,4 @@ function widen(w: usize, K: i32, wide: usize, mask: i16): void {
   v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 4), low), eight)), 32);
   v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 8), low), eight)), 64);
   v128.store(wide, i16x8.mul(s, i16x8.sub(i16x8.shr_u(v, 12), eight)), 96);
-}
-
-/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs, whose scales are in the panel w and whose numbers in `v`. */
-// @ts-ignore: decorator
-@inline function tile(op: Matmul, m: i32, j: i32, w: usize, v: usize, rows: i32): void {
-  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2;
-  let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
-  let s0 = op.scales + <usize>m * scaleStep, s1 = s0 + scaleStep, s2 = s1 + scaleStep, s3 = s2 + scaleStep;
-  let A0 = f32x4.splat(0), A1 = A0, A2 = A0, A3 = A0, B0 = A0, B1 = A0, B2 = A0, B3 = A0;
-  for (let left = op.K; left > 0; left -= GROUP) {
-    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, p1 = a0, p2 = a0, p3 = a0;
-    const end = x0 + (<usize>((min(left, GROUP) + 7) & ~7) << 1);
-    do {
-      const p0 = v128.load32_splat(x0);
-      if (rows > 1) p1 = v128.load32_splat(x1);
-      if (rows > 2) p2 = v128.load32_splat(x2);
-      if (rows > 3) p3 = v128.load32_splat(x3);
-      let n = v128.load(v);
-      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p0, n));
-      if (rows > 1) a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p1, n));
-      if (rows > 2) a2 = i32x4.add(a2, i32x4.dot_i16x8_s(p2, n));
-      if (rows > 3) a3 = i32x4.add(a3, i32x4.dot_i16x8_s(p3, n));
-      n = v128.load(v, 16);
-      b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p0, n));
-      if (rows > 1) b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p1, n));
-      if (rows > 2) b2 = i32x4.add(b2, i32x4.dot_i16x8_s(p2, n));
-      if (rows > 3) b3 = i32x4.add(b3, i32x4.dot_i16x8_s(p3, n));
-      x0 += 4; v += 32;
-      if (rows > 1) x1 += 4;
-      if (rows > 2) x2 += 4;
-      if (rows > 3) x3 += 4;
-    } while (x0 < end);
-    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
-    w += I4_GROUP;
-    A0 = scaled(A0, a0, wScaleA, s0); B0 = scaled(B0, b0, wScaleB, s0); s0 += 4;
-    if (rows > 1) { A1 = scaled(A1, a1, wScaleA, s1); B1 = scaled(B1, b1, wScaleB, s1); s1 += 4; }
-    if (rows > 2) { A2 = scaled(A2, a2, wScaleA, s2); B2 = scaled(B2, b2, wScaleB, s2); s2 += 4; }
-    if (rows > 3) { A3 = scaled(A3, a3, wScaleA, s3); B3 = scaled(B3, b3, wScaleB, s3); s3 += 4; }
-  }
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
-  keep(dst, A0, B0, count);
-  if (rows > 1) keep(dst + ldd, A1, B1, count);
-  if (rows > 2) keep(dst + 2 * ldd, A2, B2, count);
-  if (rows > 3) keep(dst + 3 * ldd, A3, B3, count);
-  finish(op, m, rows, j, 1);
 }

@@ -19,11 +19,12 @@ import { finish, keep } from "./epilogue";
 import { rowsOfPass } from "./matmul_f32";
 import { panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
-import { I16_BLOCK, i16Panel, rowsByI16 } from "./rows_i16";
+import { widened } from "./rows_i16";
 import { share } from "./share";
 import { mulAdd } from "./simd";
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
+  if (op.scratch) return widened(op, t, n, Format.i8);
   const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i8, op.K);
   const from = share(panels, t, n), to = share(panels, t + 1, n);
   const rows = rowsOfPass(op.K << 1);
@@ -31,31 +32,12 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
     const m1 = min(m0 + rows, op.M);
     for (let p = from; p < to; p++) {
       const j = p << 3, w = op.w + <usize>p * bytes;
-      if (op.scratch) {
-        widened(op, m0, m1, j, w, i16Panel(op, t));
-        continue;
-      }
       let m = m0;
       for (; m + 4 <= m1; m += 4) tile(op, m, j, w, 4);
       if (m + 3 == m1) tile(op, m, j, w, 3);
       else if (m + 2 == m1) tile(op, m, j, w, 2);
       else if (m < m1) tile_1x8(op, m, j, w);
     }
-  }
-}
-
-/** All rows by a panel that is widened to `wide`, a block of inputs at a time. */
-function widened(op: Matmul, m0: i32, m1: i32, j: i32, w: usize, wide: usize): void {
-  for (let k0 = 0; k0 < op.K; k0 += I16_BLOCK) {
-    const k1 = min(k0 + I16_BLOCK, op.K);
-    let to = wide;
-    for (let left = k1 - k0; left > 0; left -= GROUP) {
-      v128.store(to, v128.load(w)); v128.store(to, v128.load(w, 16), 16);
-      w += 32; to += 32;
-      const end = w + (<usize>((min(left, GROUP) + 1) >> 1) << 4);
-      for (; w < end; w += 16, to += 32) { v128.store(to, v128.load8x8_s(w)); v128.store(to, v128.load8x8_s(w, 8), 16); }
-    }
-    rowsByI16(op, m0, m1, j, k0, k1, wide);
   }
 }
 

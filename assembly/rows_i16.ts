@@ -1,7 +1,8 @@
 /**
- * Many rows of int16 by one panel of 8 outputs that a matmul has widened into its scratch: weights are unpacked once for all rows of
- * a pass, and the loop that does the work has nothing in it but loads, products and sums. A scratch (SCRATCH bytes, a thread's own) is
- * a tile's 8 vectors of totals, then for each group of a block of inputs 8 f32 scales and ⌈inputs / 2⌉ steps of [8 outputs][2 inputs].
+ * Many rows of int16 by panels of 8 outputs that are widened from 8 or 4 bits into a thread's scratch: weights are unpacked once for all
+ * rows of a pass, and the loop that does the work has nothing in it but loads, products and sums. A scratch (SCRATCH bytes, a thread's own)
+ * is a tile's 8 vectors of totals, then for each group of a block of inputs 8 f32 scales and ⌈inputs / 2⌉ steps of [8 outputs][2 inputs].
+ * Of int8 the first tile widens what it multiplies.
  *
  *                        n0 n1 n2 n3   n4 n5 n6 n7
  *                      ┌─────────────┬─────────────┐  w: 2 vectors of 8 int16 a step
@@ -15,26 +16,84 @@
  * the sums, one of which it would store and load in every step.
  */
 import { finish, keep } from "./epilogue";
-import { GROUP, Matmul, SCRATCH } from "./record";
+import { widen as widenI4 } from "./matmul_i4";
+import { panelBytes } from "./pack";
+import { Format, GROUP, Matmul, SCRATCH } from "./record";
+import { share } from "./share";
 import { mulAdd } from "./simd";
 
 /** Inputs of a block in int16: with four rows of x it is two thirds of a first-level cache of 32 KiB. */
-export const I16_BLOCK: i32 = 8 * GROUP;
-const TOTALS: usize = 128;
+const BLOCK: i32 = 8 * GROUP;
+/** Rows of a pass, a multiple of 4: a block of them is 1 MiB of x. */
+const ROWS: i32 = 512;
+/** Bytes of x that a pass over the panels goes through: they stay in a second-level cache of 1 MiB, beside the sums. */
+const PART_BYTES: i32 = 600000;
+/** Totals, and a word that no one reads. */
+const TOTALS: usize = 192;
 
-/** Where thread t widens int16 panels to. */
+/**
+ * All rows by the panels of thread t, whose weights are in `format` i8 or i4 (a constant). All panels by a part of the inputs, then by the
+ * next: x comes from the second-level cache, and no weight is widened twice.
+ */
 // @ts-ignore: decorator
-@inline export function i16Panel(op: Matmul, t: i32): usize {
-  return op.scratch + <usize>t * SCRATCH + TOTALS;
+@inline export function widened(op: Matmul, t: i32, n: i32, format: u32): void {
+  const panels = (op.N + 7) >> 3, from = share(panels, t, n), to = share(panels, t + 1, n), bytes = panelBytes(format, op.K);
+  for (let m0 = 0; m0 < op.M; m0 += ROWS) {
+    const m1 = min(m0 + ROWS, op.M), part = max(PART_BYTES / ((m1 - m0) << 1) / BLOCK, 1) * BLOCK;
+    for (let begin = 0; begin < op.K; begin += part) {
+      const end = min(begin + part, op.K);
+      for (let p = from; p < to; p++) {
+        for (let k0 = begin; k0 < end; k0 += BLOCK) {
+          const k1 = min(k0 + BLOCK, end), w = op.w + <usize>p * bytes + panelBytes(format, k0);
+          let next = w, nextBytes: usize = 0;
+          if (k1 < end) {
+            next = w + panelBytes(format, BLOCK);
+            nextBytes = panelBytes(format, min(end - k1, BLOCK));
+          } else if (p + 1 < to) {
+            next = op.w + <usize>(p + 1) * bytes + panelBytes(format, begin);
+            nextBytes = panelBytes(format, min(end - begin, BLOCK));
+          }
+          block(op, t, m0, m1, p << 3, k0, k1, w, format, next, nextBytes);
+        }
+      }
+    }
+  }
 }
 
-/** Rows m0 … m1 − 1 by inputs k0 … k1 − 1 (k0 % GROUP == 0) of the widened panel at w, added to what inputs before k0 gave. */
-export function rowsByI16(op: Matmul, m0: i32, m1: i32, j: i32, k0: i32, k1: i32, w: usize): void {
+/**
+ * Rows m0 … m1 − 1 by inputs k0 … k1 − 1 (k0 % BLOCK == 0) of the packed panel, here at w, added to what inputs before k0 gave. What is
+ * widened then, `nextBytes` at `next`, gets touched meanwhile, a line from time to time: the machine sees a stream, and has it near.
+ */
+function block(op: Matmul, t: i32, m0: i32, m1: i32, j: i32, k0: i32, k1: i32, w: usize, format: u32, next: usize, nextBytes: usize): void {
+  const wide = op.scratch + <usize>t * scratchOf(op, format) + TOTALS, groups = (k1 - k0 + GROUP - 1) / GROUP;
+  const step = nextBytes / <usize>(((m1 - m0 + 3) >> 2) * groups), ahead = step * <usize>groups;
   let m = m0;
-  for (; m + 4 <= m1; m += 4) tile(op, m, j, k0, k1, w, 4);
-  if (m + 3 == m1) tile(op, m, j, k0, k1, w, 3);
-  else if (m + 2 == m1) tile(op, m, j, k0, k1, w, 2);
-  else if (m < m1) tile(op, m, j, k0, k1, w, 1);
+  if (format == Format.i4) widenI4(w, k1 - k0, wide, <i16>op.kind);
+  else if (m + 4 > m1) widenI8(w, k1 - k0, wide);
+  else {
+    tile(op, m, j, k0, k1, wide, 4, w, true, next, step);
+    m += 4; next += ahead;
+  }
+  for (; m + 4 <= m1; m += 4, next += ahead) tile(op, m, j, k0, k1, wide, 4, 0, false, next, step);
+  if (m + 3 == m1) tile(op, m, j, k0, k1, wide, 3, 0, false, next, step);
+  else if (m + 2 == m1) tile(op, m, j, k0, k1, wide, 2, 0, false, next, step);
+  else if (m < m1) tile(op, m, j, k0, k1, wide, 1, 0, false, next, step);
+  if (k1 == op.K) finish(op, m0, m1 - m0, j, 1);
+}
+
+/** Bytes of each thread's scratch. */
+// @ts-ignore: decorator
+@inline export function scratchOf(op: Matmul, format: u32): usize {
+  return format == Format.i4 ? max(SCRATCH, <usize>((op.K + 7) >> 3) << 7) : SCRATCH;
+}
+
+function widenI8(w: usize, inputs: i32, wide: usize): void {
+  for (let left = inputs; left > 0; left -= GROUP) {
+    v128.store(wide, v128.load(w)); v128.store(wide, v128.load(w, 16), 16);
+    w += 32; wide += 32;
+    const end = w + (<usize>((min(left, GROUP) + 1) >> 1) << 4);
+    for (; w < end; w += 16, wide += 32) { v128.store(wide, v128.load8x8_s(w)); v128.store(wide, v128.load8x8_s(w, 8), 16); }
+  }
 }
 
 /** sum · (scale of w · scale of x) more, for four outputs of a row. */
@@ -50,9 +109,12 @@ export function rowsByI16(op: Matmul, m0: i32, m1: i32, j: i32, k0: i32, k1: i32
   v128.store(total, k0 ? v128.load(dst, 16) : f32x4.splat(0), 16);
 }
 
-/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. */
+/**
+ * `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. `widen` (a constant too): of int8 weights at `narrow`, whose
+ * int16 go to w. For each group it touches a byte, the first at `next`, `nextStep` apart.
+ */
 // @ts-ignore: decorator
-@inline function tile(op: Matmul, m: i32, j: i32, k0: i32, k1: i32, w: usize, rows: i32): void {
+@inline function tile(op: Matmul, m: i32, j: i32, k0: i32, k1: i32, w: usize, rows: i32, narrow: usize, widen: bool, next: usize, nextStep: usize): void {
   const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2, totals = w - TOTALS;
   let x0 = op.x + <usize>m * step + (<usize>k0 << 1), x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
   let scales = op.scales + <usize>m * scaleStep + (<usize>(k0 / GROUP) << 2);
@@ -63,11 +125,19 @@ export function rowsByI16(op: Matmul, m0: i32, m1: i32, j: i32, k0: i32, k1: i32
   if (rows > 3) begin(totals + 96, dst + 3 * ldd, k0);
   for (let left = k1 - k0; left > 0; left -= GROUP) {
     const wScales = w;
+    if (widen) {
+      v128.store(w, v128.load(narrow)); v128.store(w, v128.load(narrow, 16), 16);
+      narrow += 32;
+    }
     let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     w += 32;
     const end = w + (<usize>((min(left, GROUP) + 1) >> 1) << 5);
     do {
-      const va = v128.load(w), vb = v128.load(w, 16);
+      const va = widen ? v128.load8x8_s(narrow) : v128.load(w), vb = widen ? v128.load8x8_s(narrow, 8) : v128.load(w, 16);
+      if (widen) {
+        v128.store(w, va); v128.store(w, vb, 16);
+        narrow += 16;
+      }
       let s = v128.load32_splat(x0);
       a0 = i32x4.add(a0, i32x4.dot_i16x8_s(s, va)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(s, vb));
       if (rows > 1) { s = v128.load32_splat(x1); a1 = i32x4.add(a1, i32x4.dot_i16x8_s(s, va)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(s, vb)); x1 += 4; }
@@ -82,10 +152,11 @@ export function rowsByI16(op: Matmul, m0: i32, m1: i32, j: i32, k0: i32, k1: i32
     if (rows > 2) { q = v128.load32_splat(scales + 2 * scaleStep); add(totals + 64, a2, wScaleA, q); add(totals + 80, b2, wScaleB, q); }
     if (rows > 3) { q = v128.load32_splat(scales + 3 * scaleStep); add(totals + 96, a3, wScaleA, q); add(totals + 112, b3, wScaleB, q); }
     scales += 4;
+    store<u8>(totals + 128, load<u8>(next)); // a load whose value goes nowhere would be left out
+    next += nextStep;
   }
   keep(dst, v128.load(totals), v128.load(totals, 16), count);
   if (rows > 1) keep(dst + ldd, v128.load(totals, 32), v128.load(totals, 48), count);
   if (rows > 2) keep(dst + 2 * ldd, v128.load(totals, 64), v128.load(totals, 80), count);
   if (rows > 3) keep(dst + 3 * ldd, v128.load(totals, 96), v128.load(totals, 112), count);
-  if (k1 == op.K) finish(op, m, rows, j, 1);
 }

@@ -63,39 +63,28 @@ export function firstLanes(count: i32): v128 {
  * reweighted least squares. Adding 1.5 · 2²³ rounds to n and leaves it in the low bits.
  */
 export function exp(x: v128): v128 {
-  const magic = f32x4.splat(12582912);
-  const shifted = mulAdd(x, f32x4.splat(1.4426950216), magic), n = f32x4.sub(shifted, magic);
-  let r = f32x4.sub(x, f32x4.mul(n, f32x4.splat(0.693145751953125))); // 15 bits: the product is exact
-  r = f32x4.sub(r, f32x4.mul(n, f32x4.splat(1.428606765e-6)));
-  let p = f32x4.splat(0.00139506009872773);
-  p = mulAdd(p, r, f32x4.splat(0.008368953131139278));
-  p = mulAdd(p, r, f32x4.splat(0.04166620597243309));
-  p = mulAdd(p, r, f32x4.splat(0.166665181517601));
-  p = mulAdd(p, r, f32x4.splat(0.5));
-  p = f32x4.add(mulAdd(p, f32x4.mul(r, r), r), f32x4.splat(1));
-  p = i32x4.add(p, i32x4.shl(shifted, 23));
-  return v128.andnot(p, f32x4.lt(x, f32x4.splat(-87)));
+  return expBy(
+    x, f32x4.splat(EXP_MAGIC), f32x4.splat(EXP_LOG2E), f32x4.splat(EXP_HIGH), f32x4.splat(EXP_LOW),
+    f32x4.splat(EXP_4), f32x4.splat(EXP_3), f32x4.splat(EXP_2), f32x4.splat(EXP_1), f32x4.splat(EXP_0), f32x4.splat(1), f32x4.splat(EXP_LEAST),
+  );
 }
 
-/**
- * The standard normal's upper tail Q(a) = erfc(a / √2) / 2 for a ≥ 0, to 2e-7 relative plus the rounding of a² / 2 in e^(−a²/2).
- *
- * Q(a) = e^(−a²/2) · t P(t), t = 1 / (1 + 0.3 a): the factor beside the exponential is smooth in t. P of degree 9 was fitted
- * for the least largest relative error (3e-9 before rounding) on a ≤ 13.2, past which the exponential is 0.
- */
-export function normalTail(a: v128): v128 {
-  const t = f32x4.div(f32x4.splat(1), mulAdd(a, f32x4.splat(0.3), f32x4.splat(1)));
-  let p = f32x4.splat(-0.020579006522893906);
-  p = mulAdd(p, t, f32x4.splat(0.1121852844953537));
-  p = mulAdd(p, t, f32x4.splat(-0.22760163247585297));
-  p = mulAdd(p, t, f32x4.splat(0.19093352556228638));
-  p = mulAdd(p, t, f32x4.splat(-0.07868314534425735));
-  p = mulAdd(p, t, f32x4.splat(0.09573986381292343));
-  p = mulAdd(p, t, f32x4.splat(0.0785413458943367));
-  p = mulAdd(p, t, f32x4.splat(0.11020112037658691));
-  p = mulAdd(p, t, f32x4.splat(0.11957617849111557));
-  p = mulAdd(p, t, f32x4.splat(0.11968645453453064));
-  return f32x4.mul(f32x4.mul(p, t), exp(f32x4.mul(f32x4.mul(a, a), f32x4.splat(-0.5))));
+export const EXP_MAGIC: f32 = 12582912, EXP_LOG2E: f32 = 1.4426950216, EXP_LEAST: f32 = -87;
+/** ln 2 in two parts, the first of 15 bits: its product with n is exact. */
+export const EXP_HIGH: f32 = 0.693145751953125, EXP_LOW: f32 = 1.428606765e-6;
+export const EXP_4: f32 = 0.00139506009872773, EXP_3: f32 = 0.008368953131139278, EXP_2: f32 = 0.04166620597243309, EXP_1: f32 = 0.166665181517601, EXP_0: f32 = 0.5;
+
+/** exp, for who keeps its constants. */
+// @ts-ignore: decorator
+@inline export function expBy(
+  x: v128, magic: v128, log2e: v128, high: v128, low: v128, p4: v128, p3: v128, p2: v128, p1: v128, p0: v128, one: v128, least: v128,
+): v128 {
+  const shifted = mulAdd(x, log2e, magic), n = f32x4.sub(shifted, magic);
+  const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, high)), f32x4.mul(n, low));
+  let p = mulAdd(p4, r, p3);
+  p = mulAdd(p, r, p2); p = mulAdd(p, r, p1); p = mulAdd(p, r, p0);
+  p = f32x4.add(mulAdd(p, f32x4.mul(r, r), r), one);
+  return v128.andnot(i32x4.add(p, i32x4.shl(shifted, 23)), f32x4.lt(x, least));
 }
 
 /** 1 / (1 + e⁻ˣ), to a few ulp on both sides of 0: the exponential is never of a positive number. */

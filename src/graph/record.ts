@@ -35,7 +35,7 @@ export const wideningBytes = {
   f32: () => 0,
   f16: (rows: number) => (rows > 8 ? SCRATCH : 0),
   i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
-  i4: (_rows: number, inputs: number) => Math.ceil(inputs / 8) * 128,
+  i4: (_rows: number, inputs: number) => Math.max(SCRATCH, Math.ceil(inputs / 8) * 128),
   w8a8: () => 0,
 } as const;
 /** What a limit is the limit of. */
