@@ -1,7 +1,7 @@
 /** A run for people: tables for the terminal, a chart for a page. */
 import type { Bar } from "./bars.js";
 import type { Machine } from "./machine.js";
-import { median } from "./measure.js";
+import { median, most } from "./measure.js";
 import type { Row, Run } from "./run.js";
 
 /** Lines of columns; the first line is the head, numbers lean to the right. */
@@ -24,10 +24,10 @@ function rate({ work, part, what, median }: Row): string {
 
 export function limitLines(run: Run): string {
   return table([
-    ["limit", "threads", "median", "lowest", "highest", "of"],
+    ["limit", "threads", "p90", "median", "lowest", "highest", "of"],
     ...[...run.limits].filter(([, samples]) => median(samples) > 0).sort().map(([key, samples]) => {
       const [name, threads] = key.split(" ");
-      return [name, threads, number(median(samples)), number(Math.min(...samples)), number(Math.max(...samples)), name === "bandwidth" ? "GB/s" : "GMAC/s"];
+      return [name, threads, number(most(samples)), number(median(samples)), number(Math.min(...samples)), number(Math.max(...samples)), name === "bandwidth" ? "GB/s" : "GMAC/s"];
     }),
   ]);
 }

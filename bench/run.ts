@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type About, Contender } from "./contender.js";
 import type { Limit } from "./limits.js";
 import { availableMemory } from "./machine.js";
-import { interleave, median, quantile, type Task } from "./measure.js";
+import { interleave, median, most, quantile, type Task } from "./measure.js";
 import { leastMs, type Work } from "./work.js";
 
 /** What is measured with one bar of the charts. */
@@ -177,7 +177,7 @@ function ownLimits(dtype: string): readonly Limit[] {
 }
 
 function best(names: readonly Limit[], threads: number, limits: ReadonlyMap<string, readonly number[]>): number {
-  return Math.max(...names.map((name) => median(limits.get(`${name} ${threads}`) ?? [])).filter((rate) => rate > 0), -Infinity);
+  return Math.max(...names.map((name) => most(limits.get(`${name} ${threads}`) ?? [])).filter((rate) => rate > 0), -Infinity);
 }
 
 function row({ measure: _, ...subject }: Entry, samples: readonly number[], limits: ReadonlyMap<string, readonly number[]>): Row {
