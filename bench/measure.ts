@@ -9,8 +9,7 @@ export function quantile(samples: readonly number[], share: number): number {
 
 export const median = (samples: readonly number[]): number => quantile(samples, 0.5);
 /**
- * What a machine can do at most, by samples of it: all but a lucky tenth stay below. No median, since a disturbed sample shows less than the
- * limit, and the loop of int16 products runs at 33 or at 46 G a second on the same core, as its instructions happen to meet its ports.
+ * What a machine can do at most, by samples of it: all but a lucky tenth stay below. No median, since a disturbed sample shows less.
  */
 export const most = (samples: readonly number[]): number => quantile(samples, 0.9);
 

@@ -120,14 +120,13 @@ async function peerEntries(run: Run, whats: readonly string[]): Promise<{ phases
     }
   };
 
-  if (wanted("llama.cpp", "q8_0")) {
-    const llama = await loaded(await run.peer("node-llama-cpp", "llama.mjs", 3 * GB));
-    if (llama) add(llama, "llama.cpp", "q8_0", text, { note: "native, node-llama-cpp; a GPT-2 of the decoder's sizes" });
-  }
-  if (wanted("wllama", "q8_0")) {
-    const wllama = await loaded(await run.peer("chromium", "chromium.mjs", 3 * GB));
-    if (wllama) add(wllama, "wllama", "q8_0", text, { scale: 4, note: "a quarter of the decoder, × 4; Chromium" });
-  }
+  // both are small, and load on one thread: side by side
+  const [llama, wllama] = await Promise.all([
+    wanted("llama.cpp", "q8_0") ? run.peer("node-llama-cpp", "llama.mjs", 3 * GB).then(loaded) : undefined,
+    wanted("wllama", "q8_0") ? run.peer("chromium", "chromium.mjs", 6 * GB).then(loaded) : undefined,
+  ]);
+  if (llama) add(llama, "llama.cpp", "q8_0", text, { note: "native, node-llama-cpp; a GPT-2 of the decoder's sizes" });
+  if (wllama) add(wllama, "wllama", "q8_0", text, { scale: 4, note: "a quarter of the decoder, × 4; Chromium" });
   for (const [dtype, bytes] of [["f32", 9 * GB], ["bf16", 5 * GB]] as const) {
     if (!wanted("PyTorch", dtype)) continue;
     const { python } = run.options;
