@@ -6,8 +6,9 @@
  *   Limits.float32    `count` times 96 multiply-adds of f32, in one instruction where relaxed SIMD is on; in registers alone
  *   Limits.int8       `count` times 384 multiply-adds of bytes, as matmul_w8a8 makes them here: where it widens them, those of int16
  *
- * Each sum is fed back into its own product, so no compiler takes a product out of the loop, whose rounds are written out twice. x holds 16 bytes of factors for int16 and int8, and
- * 4 numbers below 1 behind them for f32: V8 would build a literal anew at each use. dst: 16 bytes a thread, so that all is needed.
+ * Each sum is fed back into its own product, so no compiler takes a product out of the loop, whose rounds are written out twice. x holds
+ * 16 bytes of factors for int16 and int8, and 4 numbers below 1 behind them for f32: V8 would build a literal anew at each use. dst: 16 bytes
+ * a thread, so that all is needed.
  */
 import { AT_ONCE, dot as dotOfBytes, dotIsWhole, IN_HALVES } from "./matmul_w8a8";
 import { Limit, Limits } from "./record";

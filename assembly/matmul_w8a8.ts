@@ -19,10 +19,10 @@
  */
 import { finish, keep } from "./epilogue";
 import { rowsOfPass } from "./matmul_f32";
+import { scaled } from "./matmul_i8";
 import { panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
 import { share } from "./share";
-import { mulAdd } from "./simd";
 
 /** How four products are added; the sums are the same. */
 export const WIDENED: i32 = 0, IN_HALVES: i32 = 1, AT_ONCE: i32 = 2;
@@ -96,12 +96,6 @@ function inHalves(op: Matmul, t: i32, n: i32): void {
     const a = i32x4.dot_i16x8_s(x, w), b = i32x4.dot_i16x8_s(x, more);
     return i32x4.add(sum, i32x4.add(v128.shuffle<i32>(a, b, 0, 2, 4, 6), v128.shuffle<i32>(a, b, 1, 3, 5, 7)));
   }
-}
-
-/** sum · (scale of w · scale of x) + total, for four outputs of a row. */
-// @ts-ignore: decorator
-@inline function scaled(total: v128, sum: v128, wScale: v128, xScale: usize): v128 {
-  return mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, v128.load32_splat(xScale)), total);
 }
 
 /** `rows` (1 … 4) by 8 outputs; `how` and `rows` are constants: the compiler makes a tile of each. */
