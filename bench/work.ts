@@ -36,16 +36,17 @@ export function visionWork(c: Kosmos2Config, dtype: Format): Work {
   };
 }
 
-/** `rows` tokens read after `past` others, and the last one's logits. */
+/** `rows` tokens read after `past` others, and the last one's logits: of the last layer the others give no more than keys and values. */
 export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0): Work {
   const t = c.textConfig, D = t.embedDim;
   const linears: Product[] = [[1, D, t.vocabSize, sensitive(dtype)]];
   for (let i = 0; i < t.layers; i++) {
     const held = i === 0 ? sensitive(dtype) : dtype;
-    for (let j = 0; j < 4; j++) linears.push([rows, D, D, held]);
-    linears.push([rows, D, t.ffnDim, held], [rows, t.ffnDim, D, held]);
+    const on = i === t.layers - 1 ? 1 : rows;
+    linears.push([rows, D, D, held], [rows, D, D, held], [on, D, D, held], [on, D, D, held], [on, D, t.ffnDim, held], [on, t.ffnDim, D, held]);
   }
-  return { ...sum(linears, dtype), attention: t.layers * 2 * D * ((rows * (rows + 1)) / 2 + rows * past) };
+  const seen = (rows * (rows + 1)) / 2 + rows * past; // of each layer but the last, where one row sees all
+  return { ...sum(linears, dtype), attention: 2 * D * ((t.layers - 1) * seen + rows + past) };
 }
 
 function sum(linears: readonly Product[], dtype: Format): { products: number; bytes: number } {

@@ -260,11 +260,9 @@ export class Engine {
         plan.banned.splice(0, banned.length, ...banned);
       } else {
         const g = this.recorder();
-        const x = read(g, tokens, this.imageInput(g, images), this.batch(questions, rows), this.handles, this.config.textConfig);
-        let end = 0;
-        const asked = questions.map((question, i) => g.rows(x, (end += rows[i]) - question.banned.length, end));
-        const all = banned.length === x.rows ? x : asked.length > 1 ? g.concat(asked) : asked[0];
-        g.argmax("choice", predict(g, all, this.handles, this.config.textConfig), banned);
+        const asked = questions.map((question) => question.banned.length);
+        const x = read(g, tokens, this.imageInput(g, images), this.batch(questions, rows), this.handles, this.config.textConfig, asked);
+        g.argmax("choice", predict(g, x, this.handles, this.config.textConfig), banned);
         const sequences = questions.map(({ sequence }) => sequence);
         plan = { pass: g.finish(), sequences, tokens, banned, rooms: sequences.map(({ cache }, i) => roomFor(cache.length + rows[i])) };
         if (questions.every(again)) {

@@ -47,6 +47,20 @@ for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
   });
 }
 
+for (const dtype of ["f32", "i8"] as const) {
+  test(`${dtype}: a choice leaves out what no later row needs, and finds the very logits of a reading of all rows, in batches too`, async () => {
+    const e = await engine(dtype), sequences = texts.map(() => e.begin());
+    const chosen = await e.choose(texts.map((ids, row) => ({ sequence: sequences[row], ids, banned: row ? [[], []] : [[]] })));
+    for (const [row, ids] of texts.entries()) {
+      const sequence = e.begin(), { data, columns } = (await e.read([{ sequence, ids }], {})).get("logits")!;
+      const at = ids.length - (row ? 2 : 1), logits = data.subarray(at * columns, (at + 1) * columns), best = logits.reduce((a, b) => Math.max(a, b));
+      assert.deepEqual([chosen[row][0].id, chosen[row][0].logit], [logits.indexOf(best), best]);
+      e.end(sequence);
+    }
+    sequences.forEach((sequence) => e.end(sequence));
+  });
+}
+
 test("f32: captions of 60 scenes with guesses are the reference's, in fewer passes", { skip: noGoldens }, async () => {
   const e = await engine("f32"), processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji"), habits = new Habits();
   const { cases } = JSON.parse(readFileSync(`${goldens}emoji/cases.json`, "utf8")) as { cases: { image: string; prompt: string; new_ids: number[] }[] };

@@ -79,8 +79,12 @@ export interface Graph {
   /** Keys and values of this pass alone. */
   keysValues(k: Matrix, v: Matrix): KeysValues;
 
-  /** Adds this pass's rows to the caches of one layer; row i of a sequence sees all rows up to its own. */
-  append(past: Past, layer: number, k: Matrix, v: Matrix): KeysValues;
+  /**
+   * Adds this pass's rows to the caches of one layer; row i of a sequence sees all rows up to its own.
+   *
+   * @param asking how many rows of each sequence, its last, will attend (default: all that are added)
+   */
+  append(past: Past, layer: number, k: Matrix, v: Matrix, asking?: readonly number[]): KeysValues;
 
   /** Pixels [C · H, W] in planes → one row of C · patch² numbers (c, y, x) for each patch, row-major. */
   patches(pixels: Matrix, options: { channels: number; patch: number }): Matrix;

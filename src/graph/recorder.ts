@@ -272,10 +272,10 @@ export class Recorder implements Graph {
     return { width, headWidth: shape.headWidth, sequences: [part] };
   }
 
-  append(past: Past, layer: number, k: Matrix, v: Matrix): KeysValues {
+  append(past: Past, layer: number, k: Matrix, v: Matrix, asking = past.rows): KeysValues {
     let row = 0;
     const { sequences } = past as Batch, { headWidth } = sequences[0].cache.shape;
-    const parts = sequences.map(({ cache, rows }) => {
+    const parts = sequences.map(({ cache, rows }, i) => {
       const table = { slot: undefined, offset: cache.table }, { format } = cache.shape;
       const position = () => cache.length;
       for (const part of ["keys", "values"] as const) {
@@ -288,7 +288,7 @@ export class Recorder implements Graph {
       }
       row += rows;
       return {
-        rows, seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, format, behind: {},
+        rows: asking[i], seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, format, behind: {},
         keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
       };
     });

@@ -124,16 +124,15 @@ export class Reference implements Graph {
     return { width: k.columns, parts: [part] } as KeysValues;
   }
 
-  append(past: Past, layer: number, k: Matrix, v: Matrix): KeysValues {
+  append(past: Past, layer: number, k: Matrix, v: Matrix, asking = past.rows): KeysValues {
     const caches = ((past as ReferencePast).layers[layer] ??= []);
-    let from = 0;
+    let end = 0, from = 0;
     const parts = past.rows.map((count, i): Seen => {
-      const to = from + count, before = caches[i]?.keys.rows ?? 0;
-      const grow = (old: Values | undefined, x: Matrix) => valuesOf(this.concat([...(old ? [old] : []), this.rows(x, from, to)]));
+      const start = end;
+      end += count;
+      const grow = (old: Values | undefined, x: Matrix) => valuesOf(this.concat([...(old ? [old] : []), this.rows(x, start, end)]));
       const { keys, values } = (caches[i] = { keys: grow(caches[i]?.keys, k), values: grow(caches[i]?.values, v) });
-      const part = { from, to, keys, values, past: before };
-      from = to;
-      return part;
+      return { from, to: (from += asking[i]), keys, values, past: keys.rows - asking[i] };
     });
     return { width: k.columns, parts } as KeysValues;
   }

@@ -90,31 +90,48 @@ function resample(g: Graph, features: Matrix, latents: Projected, w: Weights, c:
   return rows;
 }
 
-/** Tokens, some of them image rows, through the decoder: [T, embedDim] before the final norm. */
-export function read(g: Graph, tokens: Tokens, images: Matrix | undefined, past: Past, w: Weights, c: Kosmos2TextConfig): Matrix {
+/**
+ * Tokens, some of them image rows, through the decoder: the rows that are asked for, before the final norm.
+ *
+ * @param asked how many of each sequence's last rows (default: all)
+ * @returns [Σ asked, embedDim]
+ */
+export function read(
+  g: Graph, tokens: Tokens, images: Matrix | undefined, past: Past, w: Weights, c: Kosmos2TextConfig, asked: readonly number[] = past.rows,
+): Matrix {
   // image rows are scaled as well, and positions are added after that (MODEL.md, "Embedding")
   const scale = c.scaleEmbedding ? Math.sqrt(c.embedDim) : 1;
   let x = g.embed(tokens, w.linear("text_model.model.embed_tokens"), { scale, images });
   g.tap("text.embeddings", x);
   for (let i = 0; i < c.layers; i++) {
-    x = textBlock(g, x, past, i, w.at(`text_model.model.layers.${i}`), c);
+    // of the last layer, rows that are not asked for give keys and values and go no further
+    x = textBlock(g, x, past, i, w.at(`text_model.model.layers.${i}`), c, i === c.layers - 1 ? asked : past.rows);
     g.tap(`text.layer.${i}`, x);
   }
   return x;
 }
 
 /** One decoder layer: Magneto, a pre-norm Transformer with two more norms inside (arXiv:2210.06423). */
-function textBlock(g: Graph, x: Matrix, past: Past, layer: number, w: Weights, c: Kosmos2TextConfig): Matrix {
+function textBlock(g: Graph, x: Matrix, past: Past, layer: number, w: Weights, c: Kosmos2TextConfig, asked: readonly number[]): Matrix {
   const h = g.layernorm(x, w.norm("self_attn_layer_norm", c.layerNormEps));
-  const { q, k, v } = project(g, h, w.at("self_attn"));
+  const k = g.linear(h, w.linear("self_attn.k_proj")), v = g.linear(h, w.linear("self_attn.v_proj"));
   g.tap(`text.cache.${layer}.key`, k);
   g.tap(`text.cache.${layer}.value`, v);
-  const mixed = g.attention(q, g.append(past, layer, k, v), { heads: c.attentionHeads, weights: `text.attention.${layer}` });
+  const q = g.linear(lastRows(g, h, past, asked), w.linear("self_attn.q_proj"));
+  const mixed = g.attention(q, g.append(past, layer, k, v, asked), { heads: c.attentionHeads, weights: `text.attention.${layer}` });
   const inner = g.layernorm(mixed, w.norm("self_attn.inner_attn_ln", c.layerNormEps));
-  x = g.linear(inner, w.linear("self_attn.out_proj"), { residual: x });
+  x = g.linear(inner, w.linear("self_attn.out_proj"), { residual: lastRows(g, x, past, asked) });
   const y = g.layernorm(x, w.norm("final_layer_norm", c.layerNormEps)); // the block's own, before the feed-forward, despite its name
   const z = g.linear(y, w.linear("ffn.fc1"), { activation: c.activationFunction });
   return g.linear(g.layernorm(z, w.norm("ffn.ffn_layernorm", c.layerNormEps)), w.linear("ffn.fc2"), { residual: x });
+}
+
+/** The last rows of each sequence, as many as are asked for. */
+function lastRows(g: Graph, x: Matrix, past: Past, asked: readonly number[]): Matrix {
+  if (asked.every((count, i) => count === past.rows[i])) return x;
+  let end = 0;
+  const parts = asked.map((count, i) => g.rows(x, (end += past.rows[i]) - count, end));
+  return parts.length > 1 ? g.concat(parts) : parts[0];
 }
 
 /** Rows of `read` → logits [rows, vocabSize]; not rescaled, no bias. */
