@@ -78,7 +78,7 @@ function block(op: Matmul, t: i32, m0: i32, m1: i32, j: i32, k0: i32, k1: i32, w
   if (m + 3 == m1) tile(op, m, j, k0, k1, wide, 3, 0, false, next, step);
   else if (m + 2 == m1) tile(op, m, j, k0, k1, wide, 2, 0, false, next, step);
   else if (m < m1) tile(op, m, j, k0, k1, wide, 1, 0, false, next, step);
-  if (k1 == op.K) finish(op, m0, m1 - m0, j, 1);
+  if (k1 == op.K && op.activation) finish(op, m0, m1 - m0, j, 1);
 }
 
 /** Bytes of each thread's scratch. */
@@ -109,6 +109,21 @@ function widenI8(w: usize, inputs: i32, wide: usize): void {
   v128.store(total, k0 ? v128.load(dst, 16) : f32x4.splat(0), 16);
 }
 
+// @ts-ignore: decorator
+@inline function end(op: Matmul, total: usize, dst: usize, row: i32, j: i32, biasA: v128, biasB: v128, done: bool): void {
+  let a = v128.load(total), b = v128.load(total, 16);
+  if (done) {
+    a = f32x4.add(a, biasA);
+    b = f32x4.add(b, biasB);
+    if (op.residual) {
+      const residual = op.residual + ((<usize>row * op.ldr + j) << 2);
+      a = f32x4.add(a, v128.load(residual));
+      b = f32x4.add(b, v128.load(residual, 16));
+    }
+  }
+  keep(dst, a, b, op.N - j);
+}
+
 /**
  * `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. `widen` (a constant too): of int8 weights at `narrow`, whose
  * int16 go to w. For each group it touches a byte, the first at `next`, `nextStep` apart.
@@ -118,7 +133,7 @@ function widenI8(w: usize, inputs: i32, wide: usize): void {
   const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2, totals = w - TOTALS;
   let x0 = op.x + <usize>m * step + (<usize>k0 << 1), x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
   let scales = op.scales + <usize>m * scaleStep + (<usize>(k0 / GROUP) << 2);
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2;
   begin(totals, dst, k0);
   if (rows > 1) begin(totals + 32, dst + ldd, k0);
   if (rows > 2) begin(totals + 64, dst + 2 * ldd, k0);
@@ -155,8 +170,15 @@ function widenI8(w: usize, inputs: i32, wide: usize): void {
     store<u8>(totals + 128, load<u8>(next)); // a load whose value goes nowhere would be left out
     next += nextStep;
   }
-  keep(dst, v128.load(totals), v128.load(totals, 16), count);
-  if (rows > 1) keep(dst + ldd, v128.load(totals, 32), v128.load(totals, 48), count);
-  if (rows > 2) keep(dst + 2 * ldd, v128.load(totals, 64), v128.load(totals, 80), count);
-  if (rows > 3) keep(dst + 3 * ldd, v128.load(totals, 96), v128.load(totals, 112), count);
+  // Without an activation this is the end as well: a pass of its own over so narrow a strip would take 3 % of all.
+  const done = k1 == op.K && op.activation == 0;
+  let biasA = f32x4.splat(-0.0), biasB = biasA; // v − 0 is v, also of −0
+  if (done && op.bias) {
+    biasA = v128.load(op.bias + (<usize>j << 2));
+    biasB = v128.load(op.bias + (<usize>j << 2), 16);
+  }
+  end(op, totals, dst, m, j, biasA, biasB, done);
+  if (rows > 1) end(op, totals + 32, dst + ldd, m + 1, j, biasA, biasB, done);
+  if (rows > 2) end(op, totals + 64, dst + 2 * ldd, m + 2, j, biasA, biasB, done);
+  if (rows > 3) end(op, totals + 96, dst + 3 * ldd, m + 3, j, biasA, biasB, done);
 }
