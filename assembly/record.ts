@@ -4,6 +4,9 @@
  *
  * Addresses (usize) and sizes are 32 bits wide. `ldx` is the distance between two rows of x, in elements. An address of 0 means "none".
  * M rows, K inputs, N outputs, D width, T rows now, S rows seen, d head width (`headWidth`).
+ *
+ * The last word is not 0 where the next record needs nothing of this one, and neither writes what the other reads or writes: a thread
+ * goes on to it without waiting for the others.
  */
 
 export const RECORD_BYTES: usize = 96;
@@ -65,6 +68,11 @@ export namespace Limits {
 }
 
 @unmanaged export class Record { kind: u32; }
+
+// @ts-ignore: decorator
+@inline export function goesOn(list: usize): bool {
+  return load<u32>(list, RECORD_BYTES - 4) != 0;
+}
 
 /**
  * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉]; for w8a8

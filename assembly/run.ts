@@ -29,7 +29,7 @@ import { pack } from "./pack";
 import { patches } from "./patches";
 import { quantize, quantize_i8 } from "./quantize";
 import {
-  Argmax, Attention, Copy, Embed, Kind, L2normalize, Layernorm, Limit, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store,
+  Argmax, Attention, Copy, Embed, Kind, L2normalize, Layernorm, Limit, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store, goesOn,
 } from "./record";
 import { store_keys, store_values } from "./store";
 
@@ -56,6 +56,7 @@ const ABORTED: i32 = 1, POISONED: i32 = 2;
 export function run(list: usize, count: i32, t: i32, n: i32, control: usize): i32 {
   for (let i = 0; i < count; i++, list += RECORD_BYTES) {
     carryOut(list, t, n);
+    if (goesOn(list)) continue;
     const leave = meet(control, n);
     if (leave) return leave;
   }

@@ -131,6 +131,11 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
   }
 }
 
+/** Lets threads go on from record `index` to the next without waiting for each other. */
+export function goOn(view: DataView, index: number): void {
+  view.setUint32((index + 1) * RECORD_BYTES - 4, 1, true);
+}
+
 /** An activation's code in a matmul's record: its line in `activations`. */
 export function activationCode(activation: Activation): number {
   return activations.findIndex((names) => (names as readonly string[]).includes(activation));

@@ -8,7 +8,7 @@ import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens 
 import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
-import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, strideOf, wideningBytes, writeRecord } from "./record.js";
+import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, goOn, strideOf, wideningBytes, writeRecord } from "./record.js";
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
@@ -170,6 +170,13 @@ export function chosen(finds: Float32Array, threads: number): Choice[] {
 }
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
+
+/** Whether the second of two operations of a kind uses nothing that the first makes. */
+function apart(first: Operation, { kind, places }: Operation): boolean {
+  const { dst, scratch, to } = first.places;
+  return ["matmul_", "store_"].some((name) => kind.startsWith(name) && first.kind.startsWith(name)) &&
+    [dst, scratch, to].every((made) => !made?.slot || Object.values(places).every(({ slot }) => slot !== made.slot));
+}
 
 export class Recorder implements Graph {
   private readonly operations: Operation[] = [];
@@ -404,9 +411,10 @@ export class Recorder implements Graph {
         delete places.dst;
       }
     }
-    const arenaBytes = this.layOut(inputBytes);
+    const together = this.together(), arenaBytes = this.layOut(inputBytes);
     const kept = new Map([...this.kept].map(([name, x]) => [name, { offset: x.offset + x.slot!.address, rows: x.rows, columns: x.columns, stride: x.stride }]));
     const records = new Uint8Array(this.operations.length * RECORD_BYTES), view = new DataView(records.buffer);
+    for (const index of together) goOn(view, index);
     let written = -1;
     return {
       arenaBytes, kept, count: this.operations.length,
@@ -417,6 +425,19 @@ export class Recorder implements Graph {
         return records;
       },
     };
+  }
+
+  /**
+   * Operations after which threads go on without waiting for each other: products of the same rows (q, k and v), rows for caches. What
+   * one of a run of them uses must stay until the last of them has ended.
+   */
+  private together(): number[] {
+    const { operations } = this, found: number[] = [];
+    for (let from = 0, to = 0; from < operations.length; from = ++to) {
+      while (to + 1 < operations.length && operations.slice(from, to + 1).every((before) => apart(before, operations[to + 1]))) found.push(to++);
+      for (const { places } of operations.slice(from, to)) for (const { slot } of Object.values(places)) if (slot) slot.last = Math.max(slot.last, to);
+    }
+    return found;
   }
 
   /** Puts each result into the first gap that is free for as long as it lives. Returns the arena's size. */
