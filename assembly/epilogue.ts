@@ -34,29 +34,38 @@ export function finish(op: Matmul, m: i32, rows: i32, j: i32, panels: i32): void
   const end = min(j + (panels << 3), op.N);
   if (op.activation == 1) return finishGelu(op, m, rows, j, end);
   if (op.activation == 2) return finishQuickGelu(op, m, rows, j, end);
-  for (let row = m; row < m + rows; row++) {
-    for (let i = j; i < end; i += 4) {
-      let v = biased(op, row, i, end);
+  for (let i = j; i < end; i += 4) {
+    const bias = biasOf(op, i, end), left = end - i, ldd = <usize>op.ldd << 2, ldr = <usize>op.ldr << 2;
+    let dst = at(op.dst, op.ldd, m, i), residual = op.residual ? at(op.residual, op.ldr, m, i) : 0;
+    for (let row = 0; row < rows; row++, dst += ldd, residual += ldr) {
+      let v = f32x4.add(get(dst, left), bias);
       if (op.activation) v = activate(v, op.activation);
-      put(op, row, i, end, v);
+      put(dst, op.residual ? f32x4.add(v, get(residual, left)) : v, left);
     }
   }
 }
 
-/** The sums of outputs i … i + 3 with their biases. */
 // @ts-ignore: decorator
-@inline function biased(op: Matmul, row: i32, i: i32, end: i32): v128 {
-  const dst = op.dst + ((<usize>row * op.ldd + i) << 2), bias = op.bias + (<usize>i << 2);
-  const v = i + 4 <= end ? v128.load(dst) : loadPart(dst, end - i);
-  return op.bias == 0 ? v : f32x4.add(v, i + 4 <= end ? v128.load(bias) : loadPart(bias, end - i));
+@inline function at(x: usize, ldx: i32, row: i32, column: i32): usize {
+  return x + ((<usize>row * ldx + column) << 2);
+}
+
+/** Biases of outputs i … i + 3; −0 without, since v − 0 is v, also of −0. */
+// @ts-ignore: decorator
+@inline function biasOf(op: Matmul, i: i32, end: i32): v128 {
+  return op.bias ? get(op.bias + (<usize>i << 2), end - i) : f32x4.splat(-0.0);
+}
+
+/** Four numbers, or the `left` that there are. */
+// @ts-ignore: decorator
+@inline function get(p: usize, left: i32): v128 {
+  return left >= 4 ? v128.load(p) : loadPart(p, left);
 }
 
 // @ts-ignore: decorator
-@inline function put(op: Matmul, row: i32, i: i32, end: i32, v: v128): void {
-  const dst = op.dst + ((<usize>row * op.ldd + i) << 2), residual = op.residual + ((<usize>row * op.ldr + i) << 2);
-  if (op.residual) v = f32x4.add(v, i + 4 <= end ? v128.load(residual) : loadPart(residual, end - i));
-  if (i + 4 <= end) v128.store(dst, v);
-  else storePart(dst, v, end - i);
+@inline function put(p: usize, v: v128, left: i32): void {
+  if (left >= 4) v128.store(p, v);
+  else storePart(p, v, left);
 }
 
 /**
@@ -81,15 +90,18 @@ function finishGelu(op: Matmul, m: i32, rows: i32, j: i32, end: i32): void {
   const p3 = kept(op, 0.13003303110599518), p2 = kept(op, 0.09946493804454803), p1 = kept(op, 0.12082633376121521), p0 = kept(op, 0.1196245402097702);
   const magic = kept(op, EXP_MAGIC), log2e = kept(op, EXP_LOG2E), high = kept(op, EXP_HIGH), low = kept(op, EXP_LOW), least = kept(op, EXP_LEAST);
   const e4 = kept(op, EXP_4), e3 = kept(op, EXP_3), e2 = kept(op, EXP_2), e1 = kept(op, EXP_1), e0 = kept(op, EXP_0);
-  for (let row = m; row < m + rows; row++) {
-    for (let i = j; i < end; i += 4) {
-      const u = biased(op, row, i, end), size = v128.andnot(u, signs);
+  for (let i = j; i < end; i += 4) {
+    const bias = biasOf(op, i, end), left = end - i, ldd = <usize>op.ldd << 2, ldr = <usize>op.ldr << 2;
+    let dst = at(op.dst, op.ldd, m, i), residual = op.residual ? at(op.residual, op.ldr, m, i) : 0;
+    for (let row = 0; row < rows; row++, dst += ldd, residual += ldr) {
+      const u = f32x4.add(get(dst, left), bias), size = v128.andnot(u, signs);
       const t = f32x4.div(one, mulAdd(size, k, one));
       let p = mulAdd(p7, t, p6);
       p = mulAdd(p, t, p5); p = mulAdd(p, t, p4); p = mulAdd(p, t, p3); p = mulAdd(p, t, p2); p = mulAdd(p, t, p1); p = mulAdd(p, t, p0);
       const e = expBy(f32x4.mul(f32x4.mul(u, u), minusHalf), magic, log2e, high, low, e4, e3, e2, e1, e0, one, least);
       const rest = f32x4.mul(size, f32x4.mul(f32x4.mul(p, t), e));
-      put(op, row, i, end, f32x4.sub(f32x4.pmax(u, signs), rest)); // NaN stays NaN
+      const v = f32x4.sub(f32x4.pmax(u, signs), rest); // NaN stays NaN
+      put(dst, op.residual ? f32x4.add(v, get(residual, left)) : v, left);
     }
   }
 }
@@ -102,13 +114,16 @@ function finishQuickGelu(op: Matmul, m: i32, rows: i32, j: i32, end: i32): void 
   const factor = kept(op, -2.4554669857025146), most = kept(op, 128), least = kept(op, -126), magic = kept(op, EXP_MAGIC), one = kept(op, 1);
   const p4 = kept(op, 0.0013264695880934596), p3 = kept(op, 0.009671508334577084), p2 = kept(op, 0.05550733953714371);
   const p1 = kept(op, 0.24022242426872253), p0 = kept(op, 0.6931470036506653);
-  for (let row = m; row < m + rows; row++) {
-    for (let i = j; i < end; i += 4) {
-      const u = biased(op, row, i, end), t = f32x4.pmax(f32x4.pmin(f32x4.mul(u, factor), most), least);
+  for (let i = j; i < end; i += 4) {
+    const bias = biasOf(op, i, end), left = end - i, ldd = <usize>op.ldd << 2, ldr = <usize>op.ldr << 2;
+    let dst = at(op.dst, op.ldd, m, i), residual = op.residual ? at(op.residual, op.ldr, m, i) : 0;
+    for (let row = 0; row < rows; row++, dst += ldd, residual += ldr) {
+      const u = f32x4.add(get(dst, left), bias), t = f32x4.pmax(f32x4.pmin(f32x4.mul(u, factor), most), least);
       const shifted = f32x4.add(t, magic), f = f32x4.sub(t, f32x4.sub(shifted, magic));
       let p = mulAdd(p4, f, p3);
       p = mulAdd(p, f, p2); p = mulAdd(p, f, p1); p = mulAdd(p, f, p0); p = mulAdd(p, f, one);
-      put(op, row, i, end, f32x4.div(u, f32x4.add(one, i32x4.add(p, i32x4.shl(shifted, 23)))));
+      const v = f32x4.div(u, f32x4.add(one, i32x4.add(p, i32x4.shl(shifted, 23))));
+      put(dst, op.residual ? f32x4.add(v, get(residual, left)) : v, left);
     }
   }
 }
