@@ -58,7 +58,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     process.exit(1);
   });
 }
-await products(run);
+await run.part("products", () => products(run));
 for (const name of Object.keys(run.abouts)) if (name !== "limits") await run.close(name);
 await phases(run);
 await run.close();
@@ -72,7 +72,9 @@ function report(): void {
     shown.push(`${title}\n${text}`);
     console.log(`\n${title}\n${text}`);
   };
-  show("Who took part", Object.entries(run.abouts).map(([name, { version, settings }]) => `  ${name}: ${version}; ${settings}`).join("\n"));
+  const who = new Map<string, string[]>();
+  for (const [name, { version, settings }] of Object.entries(run.abouts)) who.set(`${version}; ${settings}`, [...(who.get(`${version}; ${settings}`) ?? []), name]);
+  show("Who took part", [...who].map(([about, names]) => `  ${names.join("; ")}: ${about}`).join("\n"));
   show("Limits", limitLines(run));
   for (const part of ["kernels", "phases", "captions", "load"] as const) {
     const rows = run.rows.filter((row) => row.part === part);
@@ -80,7 +82,7 @@ function report(): void {
   }
   if (checked.length) show("Bars", barLines(checked));
   if (run.notes.length) show("Notes", run.notes.map((note) => `  ${note}`).join("\n"));
-  console.error(`\n${((performance.now() - start) / 1000).toFixed(0)} s`);
+  console.error(`\n${((performance.now() - start) / 1000).toFixed(0)} s without building`);
 
   const limits = Object.fromEntries(run.limits);
   if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: where, options: run.options, versions: run.abouts, limits, rows: run.rows, bars: checked, notes: run.notes }, null, 1)}\n`);

@@ -13,11 +13,17 @@ export const median = (samples: readonly number[]): number => quantile(samples, 
  */
 export const most = (samples: readonly number[]): number => quantile(samples, 0.9);
 
+/** A figure of each round; holes where it was not measured. */
+export type Rounds<T = number> = (T | undefined)[];
+
 /** Something that is measured again and again. */
 export interface Task {
-  /** Measures for a short while; what comes back joins the samples of earlier rounds. */
+  /** Measures for a short while. */
   measure(): Promise<readonly number[]>;
-  readonly samples: number[];
+  /** Those of each round. */
+  readonly samples: Rounds<number[]>;
+  /** Whether it takes part in a round. Default: in all. */
+  takesPart?(round: number): boolean;
 }
 
 /**
@@ -28,13 +34,27 @@ export async function interleave(tasks: readonly Task[], rounds: number, failed:
   const out = new Set<Task>();
   for (let round = 0; round < rounds; round++) {
     for (const task of round % 2 ? [...tasks].reverse() : tasks) {
-      if (out.has(task)) continue;
+      if (out.has(task) || task.takesPart?.(round) === false) continue;
       try {
-        task.samples.push(...(await task.measure()));
+        (task.samples[round] ??= []).push(...(await task.measure()));
       } catch (error) {
         out.add(task);
         failed(task, error);
       }
     }
   }
+}
+
+/**
+ * A figure made of several, in each round of its own: those that were measured in one round stand beside each other, and what was
+ * measured in one round alone stands beside all.
+ */
+export function eachRound<T>(figures: readonly Rounds[], of: (...figures: number[]) => T): T[] {
+  const alone = figures.map((rounds) => (rounds.filter((figure) => figure !== undefined).length === 1 ? rounds.find((figure) => figure !== undefined) : undefined));
+  const made: T[] = [];
+  for (let round = 0; round < Math.max(0, ...figures.map(({ length }) => length)); round++) {
+    const here = figures.map((rounds, i) => alone[i] ?? rounds[round]);
+    if (here.every((figure) => figure !== undefined) && figures.some((rounds) => rounds[round] !== undefined)) made.push(of(...here as number[]));
+  }
+  return made;
 }

@@ -2,16 +2,26 @@
  * A contender: this project's engine. Products alone go through its recorder and its backend, phases through the engine's own
  * passes, captions and loading through the public API.
  */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { resolve } from "node:path";
 import { Bench } from "tinybench";
 import type { Backend } from "#src/backend/backend.js";
 import { createWasmBackend } from "#src/backend/wasm/wasm.js";
+import { pack } from "#src/cli/pack.js";
+import type { Sequence } from "#src/engine.js";
 import { bytesOf } from "#src/graph/memory.js";
 import { Recorder, type StoredLinear } from "#src/graph/recorder.js";
 import { formats, RECORD_BYTES, types, writeRecord } from "#src/graph/record.js";
+import { tagOrder } from "#src/kosmos2.js";
 import { Kosmos2Config } from "#src/model/config.js";
 import { Kosmos2ForConditionalGeneration, type LoadOptions } from "#src/modeling.js";
+import { Profiler, type ProfiledOperation } from "#src/profile.js";
+import { Kosmos2Processor } from "#src/processor/processor.js";
 import { tensor } from "#src/tensor.js";
 import { type Format, packedBytes, PANEL, panelBytes } from "#src/weights/quant.js";
+import { goldens, noGoldens, root } from "../test/support.js";
+import type { Answers } from "./replay.js";
 import { serve } from "./serve.js";
 import { syntheticModel } from "./synthetic.js";
 
@@ -37,6 +47,12 @@ const products = new Map<string, Product>();
 const warm = new Set<string>();
 let model: Kosmos2ForConditionalGeneration | undefined;
 
+/** The released sizes, or toy ones. */
+const config = (tiny?: boolean): Kosmos2Config => (tiny ? Kosmos2Config.fromJSON({
+  text_config: { layers: 2, embed_dim: 128, ffn_dim: 256, attention_heads: 4 },
+  vision_config: { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4 },
+}) : new Kosmos2Config());
+
 /** Numbers in −1 … 1 that look random. */
 function noise(length: number): Float32Array {
   let state = 2463534242;
@@ -52,6 +68,16 @@ function noise(length: number): Float32Array {
 function epilogue(K: number, N: number): { activation?: "gelu" | "quick_gelu"; residual: boolean } {
   if (N === 4 * K) return { activation: K === 1024 ? "quick_gelu" : "gelu", residual: false };
   return { residual: N <= 2048 };
+}
+
+/** What a pack's bytes depend on besides sizes, in a word: the hash of a toy's. Another format, seed or rounding has another. */
+async function fingerprint(dtype: Format, into: string): Promise<string> {
+  const out = `${into}/toy-${dtype}`;
+  rmSync(out, { recursive: true, force: true });
+  await pack({ source: syntheticModel(config(true)), dtype, out });
+  const hash = createHash("sha256").update(readFileSync(`${out}/model.safetensors`)).digest("hex");
+  rmSync(out, { recursive: true });
+  return hash.slice(0, 12);
 }
 
 async function prepare(dtype: Format, M: number, K: number, N: number, threads: number): Promise<Product> {
@@ -93,10 +119,11 @@ async function prepare(dtype: Format, M: number, K: number, N: number, threads: 
   return { backend, records, operations: pass.count, count, addresses };
 }
 
-/** Milliseconds of one pass of a phase, or of each token of a decode. */
+/** Milliseconds of one pass of a phase, or of each pass of a decode: "decode@100", "decode@100 by 2" where a guess is read with each token. */
 async function phase(what: string): Promise<number[]> {
   const { engine, inputs } = ready();
-  const [name, context] = what.split("@");
+  const [name, context, rows = "1"] = what.split(/@| by /);
+  if (name === "resampler") return [await profiled("vision", ({ shape }) => shape.split("×").includes(String(engine.config.textConfig.embedDim)))];
   if (name === "vision") {
     const pixels = inputs.pixelValues.data as Float32Array, { imageSize } = engine.config.visionConfig;
     return [await timed(() => engine.see(pixels, imageSize, imageSize))];
@@ -104,29 +131,68 @@ async function phase(what: string): Promise<number[]> {
   // what untrained weights repeat says nothing about guesses
   if (name === "caption") return [await timed(() => model!.generate({ ...inputs, maxNewTokens: Number(context), eosTokenId: null, lookahead: 0 }))];
 
-  const sequence = engine.begin();
-  try {
-    if (name === "prefill") {
+  if (name === "prefill") {
+    const sequence = engine.begin();
+    try {
       const { latentQueryNum } = engine.config, { embedDim } = engine.config.textConfig;
       const images = noise(latentQueryNum * embedDim);
       const reading = { sequence, ids: [...inputs.inputIds.data], places: [...inputs.imageEmbedsPositionMask.data], images };
       return [await timed(() => engine.choose([{ ...reading, banned: [[]] }]))];
+    } finally {
+      engine.end(sequence);
     }
-    const tokens = 16, before = Number(context) - tokens / 2;
-    let [[{ id }]] = await engine.choose([{ sequence, ids: prompt(before), banned: [[]] }]);
-    const samples: number[] = [];
-    for (let i = 0; i < tokens; i++) samples.push(await timed(async () => ([[{ id }]] = await engine.choose([{ sequence, ids: [id], banned: [[]] }]))));
-    return samples;
-  } finally {
-    engine.end(sequence);
   }
+  const passes = 16, before = Number(context) - passes / 2, sequence = await text(before), samples: number[] = [];
+  // guesses that are always wrong, as the bans see to: a pass is one token further on
+  const guesses = Array.from({ length: Number(rows) - 1 }, (_, i) => 20 + i), banned = [guesses, ...guesses.map(() => [])];
+  for (let i = 0, id = 10; i < passes; i++) samples.push(await timed(async () => ([[{ id }]] = await engine.choose([{ sequence, ids: [id, ...guesses], banned }]))));
+  sequence.cache.length = sequence.known = before;
+  return samples;
 }
 
-/** Milliseconds that a pass spends on operations that are neither products nor attention, each timed in the pass itself (src/profile.ts). */
-async function others(what: string): Promise<number> {
-  const { profile } = await ready().engine.profile(() => phase(what)), [name] = what.split("@");
-  const { times } = profile.passes.find(({ pass }) => pass === name)!;
-  return profile.operations.reduce((sum, { pass, kind, ms }) => sum + (pass !== name || /^(matmul|attention)/.test(kind) ? 0 : ms), 0) / times;
+/** Texts that were read, by their length: reading one takes as long as all that is decoded behind it. */
+const texts = new Map<number, Sequence>();
+
+async function text(length: number): Promise<Sequence> {
+  const { engine } = ready(), sequence = texts.get(length) ?? engine.begin();
+  if (!texts.has(length)) await engine.choose([{ sequence, ids: prompt(length), banned: [[]] }]);
+  texts.set(length, sequence);
+  return sequence;
+}
+
+/** Milliseconds that a pass of a phase spends on some of its operations, each timed in the pass itself (src/profile.ts). */
+async function profiled(what: string, counts: (operation: ProfiledOperation) => boolean): Promise<number> {
+  const { engine } = ready(), [name] = what.split("@");
+  if (name === "decode") await text(Number(what.split("@")[1]) - 8); // must not count
+  const profiler = new Profiler({ bandwidth: NaN, int16: NaN, int8: NaN, float32: NaN }); // the benchmark measures its own
+  engine["profilers"].add(profiler);
+  try {
+    await phase(what);
+  } finally {
+    engine["profilers"].delete(profiler);
+  }
+  const { passes, operations } = profiler.finish("");
+  return operations.reduce((sum, each) => sum + (each.pass === name && counts(each) ? each.ms : 0), 0) / passes.find(({ pass }) => pass === name)!.times;
+}
+
+/** What kosmos2-emoji says of the goldens' scenes, or where those are not at hand of the demo's pictures. */
+async function answers(): Promise<Answers> {
+  const of = (pictures: string, image: string, text: string) => ({ text, images: `${pictures}${image}` });
+  const asked = noGoldens
+    ? readdirSync(`${root}demo/pictures`).filter((file) => /\.(png|jpg)$/.test(file)).flatMap((image) => ["<grounding> An image of", "<grounding> Describe this image in detail:"].map((text) => of(`${root}demo/pictures/`, image, text)))
+    : (JSON.parse(readFileSync(`${goldens}emoji/cases.json`, "utf8")) as { cases: { image: string; prompt: string }[] }).cases.map(({ image, prompt }) => of(`${goldens}emoji/`, image, prompt));
+  const processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji"), writer = await Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji");
+  try {
+    const made = [];
+    for (const question of asked) {
+      const inputs = await processor.process(question), { newIds } = await writer.generate(inputs);
+      made.push({ prompt: [...inputs.inputIds.data], ids: newIds[0] });
+    }
+    const { noRepeatNgramSize, eosTokenId } = writer["engine"].generation;
+    return { answers: made, shown: tagOrder.map((text) => processor.tokenizer.encode(text, { addSpecialTokens: false })), noRepeatNgramSize, eosTokenId };
+  } finally {
+    await writer.dispose();
+  }
 }
 
 async function timed(work: () => Promise<unknown>): Promise<number> {
@@ -177,15 +243,25 @@ serve({
     products.clear();
   },
 
-  /** Loads a model of the released sizes, or a tiny one to try the benchmark itself. Returns milliseconds. */
-  async load({ dtype, threads, tiny }: { dtype: LoadOptions["dtype"]; threads: number; tiny?: boolean }): Promise<number> {
-    await model?.dispose();
-    const small = { layers: 2, embed_dim: 128, ffn_dim: 256, attention_heads: 4 }, eyes = { hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4 };
-    const config = tiny ? Kosmos2Config.fromJSON({ text_config: small, vision_config: eyes }) : new Kosmos2Config();
-    return timed(async () => (model = await Kosmos2ForConditionalGeneration.fromPretrained(syntheticModel(config), { dtype, threads })));
+  /** Makes the pack of a model (and takes away what an earlier version made), unless it is there. Returns its folder. */
+  async pack({ dtype, tiny, into: folder }: { dtype: Format; tiny?: boolean; into: string }): Promise<string> {
+    const into = resolve(folder);
+    mkdirSync(into, { recursive: true });
+    const name = `kosmos2-${tiny ? "tiny-" : ""}${dtype}-`, out = `${into}/${name}${await fingerprint(dtype, into)}`;
+    if (existsSync(out)) return out;
+    for (const old of readdirSync(into)) if (old.startsWith(name)) rmSync(`${into}/${old}`, { recursive: true });
+    await pack({ source: syntheticModel(config(tiny)), dtype, out });
+    return out;
   },
+
+  /** Loads a model of the released sizes, or a tiny one to try the benchmark itself, from a pack or from bfloat16. Returns milliseconds. */
+  load: ({ dtype, threads, tiny, from }: { dtype: LoadOptions["dtype"]; threads: number; tiny?: boolean; from?: string }) =>
+    timed(async () => (model = await Kosmos2ForConditionalGeneration.fromPretrained(from ?? syntheticModel(config(tiny)), { dtype, threads }))),
 
   phase: ({ what }: { what: string }) => phase(what),
 
-  others: async ({ what }: { what: string }) => [await others(what)],
+  /** Milliseconds of a phase's operations that are neither products nor attention. */
+  others: async ({ what }: { what: string }) => [await profiled(what, ({ kind }) => !/^(matmul|attention)/.test(kind))],
+
+  answers,
 });

@@ -17,8 +17,8 @@ const percent = (x: number | undefined): string => (x === undefined ? "" : `${(1
 /** What a row's time is worth: multiply-adds or tokens a second. */
 function rate({ work, part, what, median }: Row): string {
   if (what.startsWith("decode")) return `${number(1000 / median)} tok/s`;
-  if (part === "kernels" && /^(1|4)×/.test(what) && work) return `${number(work.bytes / median / 1e6)} GB/s`;
-  const macs = work ? work.products + work.attention : part === "kernels" ? what.split("×").reduce((all, n) => all * Number(n), 1) : 0;
+  if (part === "kernels" && /^(1|4)×/.test(what) && work) return `${number(work[0].bytes / median / 1e6)} GB/s`;
+  const macs = work ? work.reduce((all, { products, attention }) => all + products + attention, 0) : part === "kernels" ? what.split("×").reduce((all, n) => all * Number(n), 1) : 0;
   return macs ? `${number(macs / median / 1e6)} GMAC/s` : "";
 }
 
@@ -34,10 +34,10 @@ export function limitLines(run: Run): string {
 
 export function rowLines(rows: readonly Row[]): string {
   return table([
-    ["what", "engine", "dtype", "threads", "ms", "p10", "p90", "n", "rate", "of limit", "note"],
+    ["what", "engine", "dtype", "threads", "ms", "p10", "p90", "n", "rounds", "rate", "of limit", "GB", "note"],
     ...rows.map((row) => [
-      row.what, row.engine, row.dtype, String(row.threads), number(row.median), number(row.p10), number(row.p90), String(row.samples), rate(row),
-      percent(row.fraction), row.note ?? "",
+      row.what, row.engine, row.dtype, String(row.threads), number(row.median), number(row.p10), number(row.p90), String(row.samples), String(row.rounds.filter((ms) => ms !== undefined).length), rate(row),
+      percent(row.fraction), row.peakRss ? (row.peakRss / 1e9).toFixed(2) : "", row.note ?? "",
     ]),
   ]);
 }
@@ -45,8 +45,8 @@ export function rowLines(rows: readonly Row[]): string {
 export function barLines(bars: readonly Bar[]): string {
   const value = ({ bar }: Bar, x: number | undefined) => (x === undefined ? "-" : bar.includes("share") ? percent(x) : `${x.toFixed(2)}×`);
   return table([
-    ["bar", "want", "got", "goal", ""],
-    ...bars.map((bar) => [bar.bar, value(bar, bar.want), value(bar, bar.got), value(bar, bar.goal), `${bar.ok === null ? "not measured" : bar.ok ? "ok" : "BELOW"}${bar.note ? ` (${bar.note})` : ""}`]),
+    ["bar", "want", "got", "lowest", "highest", "rounds", "goal", ""],
+    ...bars.map((bar) => [bar.bar, value(bar, bar.want), value(bar, bar.got), value(bar, bar.lowest), value(bar, bar.highest), String(bar.rounds), value(bar, bar.goal), `${bar.ok === null ? "not measured" : bar.ok ? "ok" : "BELOW"}${bar.note ? ` (${bar.note})` : ""}`]),
   ]);
 }
 
@@ -55,12 +55,18 @@ const colour = (engine: string): string => colours[engine.split(",")[0]] ?? "#71
 
 const escape = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
+/** Those of two threads; where one was measured beside several others, as it was beside peers. */
+const shownOf = (rows: readonly Row[], what: string): Row[] => {
+  const wanted = rows.filter((row) => row.what === what && row.threads === 2);
+  return wanted.filter(({ engine, dtype, beside }) => beside !== "variants" || !wanted.some((other) => other.beside === "peers" && other.engine === engine && other.dtype === dtype));
+};
+
 /** Bars of time, shorter is better: captions, phases and the two products that bars are about. */
 export function chart(rows: readonly Row[], machine: Machine): string {
   const panels: [title: string, rows: Row[]][] = [
     ["Caption of 64 tokens", "caption@64"], ["Vision + resampler", "vision"], ["Prefill of 72 tokens", "prefill"], ["A token at context 100", "decode@100"],
     ["Product 257×1024×4096", "257×1024×4096"], ["Product 72×2048×8192", "72×2048×8192"], ["Product 1×2048×8192", "1×2048×8192"],
-  ].map(([title, what]) => [title, rows.filter((row) => row.what === what && row.threads === 2 && row.note !== "one thread against two")]);
+  ].map(([title, what]) => [title, shownOf(rows, what)]);
   const width = 760, left = 190, right = 175, line = 20;
   let y = 68;
   const parts: string[] = [];

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type About, Contender } from "./contender.js";
 import type { Limit } from "./limits.js";
 import { availableMemory } from "./machine.js";
-import { interleave, median, most, quantile, type Task } from "./measure.js";
+import { interleave, median, most, quantile, type Rounds, type Task } from "./measure.js";
 import { leastMs, type Work } from "./work.js";
 
 /** What is measured with one bar of the charts. */
@@ -15,7 +15,10 @@ export interface Subject {
   engine: string;
   dtype: string;
   threads: number;
-  work?: Work;
+  /** What has to be done, one after the other. */
+  work?: readonly Work[];
+  /** Which group it was measured in, where a subject is in several. */
+  beside?: "peers" | "variants";
   /** What samples are multiplied with, where only a part of the work was done. */
   scale?: number;
   note?: string;
@@ -27,14 +30,18 @@ export interface Row extends Subject {
   p10: number;
   p90: number;
   samples: number;
-  /** The least that the limits of the same minutes allow, in milliseconds, and how much of the time that is. */
-  least?: number;
+  /** The median of each round. */
+  rounds: Rounds;
+  /** How much of a round's time is the least that the limits of the same round allow, and the median of that. */
+  fractions?: Rounds;
   fraction?: number;
-  /** Of the time, against the fastest 8-bit product of any kind; differs from `fraction` where relaxed dots are one instruction. */
-  fractionOfFastest?: number;
+  /** The same against the fastest 8-bit product of any kind; differs where relaxed dots are one instruction. */
+  fractionsOfFastest?: Rounds;
+  /** The most memory that the process ever had, in bytes. */
+  peakRss?: number;
 }
 
-export interface Entry extends Subject {
+export interface Entry extends Subject, Pick<Task, "takesPart"> {
   measure(): Promise<readonly number[]>;
 }
 
@@ -65,12 +72,14 @@ export class Run {
   constructor(readonly options: Options) {}
 
   get rounds(): number {
-    return this.options.quick ? 2 : 4;
+    return this.options.tiny ? 2 : 3;
   }
 
-  /** How long one look at a product takes, in milliseconds. */
-  get lookMs(): number {
-    return this.options.tiny ? 10 : 150;
+  /** Says how long a part of the run took. */
+  async part(name: string, work: () => Promise<void>): Promise<void> {
+    const start = performance.now();
+    await work();
+    console.error(`${name}: ${((performance.now() - start) / 1000).toFixed(1)} s`);
   }
 
   note(text: string): void {
@@ -125,9 +134,12 @@ export class Run {
     }, neededBytes);
   }
 
-  async close(name?: string): Promise<void> {
+  /** @param last hears the most memory that it ever had, in bytes */
+  async close(name?: string, last?: (peakRss: number) => void): Promise<void> {
     for (const key of name ? [name] : [...this.contenders.keys()]) {
-      await (await this.contenders.get(key))?.close();
+      const contender = await this.contenders.get(key);
+      if (contender?.peakRss) last?.(contender.peakRss);
+      await contender?.close();
       this.contenders.delete(key);
     }
   }
@@ -137,31 +149,28 @@ export class Run {
     const subjects = entries.filter((entry) => this.wants(entry));
     if (subjects.length === 0) return;
     const limits = (await this.contender("limits", () => [this.options.node, "build/bench/limits.js"]))!;
-    const here = new Map<string, number[]>();
-    const looks: (Task & { name: string })[] = [];
-    for (const { dtype, threads, work } of subjects) {
-      if (!work) continue;
-      const wanted: Limit[] = ["bandwidth", ...productLimits(dtype), ...(work.attention ? f32Limits : [])];
-      for (const limit of wanted) {
-        const key = `${limit} ${threads}`;
-        if (here.has(key)) continue;
-        here.set(key, []);
-        looks.push({ name: key, samples: here.get(key)!, measure: () => limits.ask<number[]>({ do: "limit", limit, count: threads, ms: this.options.tiny ? 5 : 40 }) });
-      }
+    const looks = new Map<string, Task & { name: string }>();
+    const limitsOf = ({ dtype, threads, work }: Entry): string[] => {
+      const wanted: Limit[] = ["bandwidth", ...productLimits(dtype), ...(work?.some(({ attention }) => attention > 0) ? f32Limits : [])];
+      return work ? wanted.map((limit) => `${limit} ${threads}`) : [];
+    };
+    for (const key of subjects.flatMap(limitsOf)) {
+      const [limit, threads] = key.split(" ");
+      looks.set(key, { name: key, samples: [], measure: () => limits.ask<number[]>({ do: "limit", limit, count: Number(threads), ms: this.options.tiny ? 5 : 30 }) });
     }
-    const tasks = subjects.map((entry) => ({ entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [] as number[], measure: () => entry.measure() }));
-    // looks at the limits at both ends of a round, and after each of our phases, which take seconds
-    const order = [...looks, ...tasks.flatMap((task) => (task.entry.work && task.entry.part !== "kernels" ? [task, ...looks] : [task])), ...looks];
+    const tasks = subjects.map((entry) => (
+      { entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [] as Rounds<number[]>, measure: () => entry.measure(), takesPart: (round: number) => entry.takesPart?.(round) ?? true }
+    ));
+    // looks at the limits at both ends of a round, and at its own after each of our phases, which take seconds
+    const all = [...looks.values()];
+    const order = [...all, ...tasks.flatMap((task) => [task, ...(task.entry.part === "kernels" ? [] : limitsOf(task.entry).map((key) => looks.get(key)!))]), ...all];
     await interleave(order, rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
-    for (const [key, samples] of here) this.limits.set(key, [...(this.limits.get(key) ?? []), ...samples]);
-    for (const { entry, samples } of tasks) if (samples.length) this.rows.push(row(entry, samples, here));
-  }
-
-  /** The best of several limits over the whole run; NaN when none was measured. */
-  limit(names: readonly Limit[], threads: number): number {
-    return best(names, threads, this.limits);
+    for (const [key, { samples }] of looks) this.limits.set(key, [...(this.limits.get(key) ?? []), ...flat(samples)]);
+    for (const { entry, samples } of tasks) if (flat(samples).length) this.rows.push(row(entry, samples, looks));
   }
 }
+
+const flat = (samples: Rounds<readonly number[]>): number[] => samples.flatMap((round) => round ?? []);
 
 const f32Limits: readonly Limit[] = ["mul_add", "relaxed_madd"];
 const int8Limits: readonly Limit[] = ["dot_i16", "relaxed_dot"];
@@ -176,18 +185,17 @@ function ownLimits(dtype: string): readonly Limit[] {
   return dtype === "i8" || dtype === "i4" ? ["dot_i16"] : productLimits(dtype);
 }
 
-function best(names: readonly Limit[], threads: number, limits: ReadonlyMap<string, readonly number[]>): number {
-  return Math.max(...names.map((name) => most(limits.get(`${name} ${threads}`) ?? [])).filter((rate) => rate > 0), -Infinity);
-}
-
-function row({ measure: _, ...subject }: Entry, samples: readonly number[], limits: ReadonlyMap<string, readonly number[]>): Row {
-  const { work, dtype, threads, scale = 1 } = subject;
-  const made: Row = { ...subject, median: scale * median(samples), p10: scale * quantile(samples, 0.1), p90: scale * quantile(samples, 0.9), samples: samples.length };
+function row({ measure: _, takesPart: __, ...subject }: Entry, samples: Rounds<readonly number[]>, looks: ReadonlyMap<string, Task>): Row {
+  const { work, dtype, threads, scale = 1 } = subject, all = flat(samples);
+  const rounds = samples.map((round) => round && scale * median(round));
+  const made: Row = { ...subject, median: scale * median(all), p10: scale * quantile(all, 0.1), p90: scale * quantile(all, 0.9), samples: all.length, rounds };
   if (!work) return made;
-  const common = { f32: best(f32Limits, threads, limits), bandwidth: best(["bandwidth"], threads, limits) };
-  const least = leastMs(work, { ...common, products: best(ownLimits(dtype), threads, limits) });
-  const leastOfAll = leastMs(work, { ...common, products: best(productLimits(dtype), threads, limits) });
-  return { ...made, least, fraction: least / made.median, fractionOfFastest: leastOfAll / made.median };
+  const best = (names: readonly Limit[], round: number) =>
+    Math.max(...names.map((name) => most(looks.get(`${name} ${threads}`)?.samples[round] ?? [])).filter((rate) => rate > 0), -Infinity);
+  const against = (names: readonly Limit[]): Rounds => rounds.map((ms, round) =>
+    ms && leastMs(work, { f32: best(f32Limits, round), bandwidth: best(["bandwidth"], round), products: best(names, round) }) / ms);
+  const fractions = against(ownLimits(dtype));
+  return { ...made, fractions, fraction: median(fractions.filter((fraction) => fraction !== undefined)), fractionsOfFastest: against(productLimits(dtype)) };
 }
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;

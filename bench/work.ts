@@ -23,30 +23,36 @@ const sensitive = (dtype: Format): Format => (dtype === "i4" ? "i8" : dtype);
 /** Pixels → image rows. What does not depend on the picture (the resampler's queries, its latent keys and values) is not counted. */
 export function visionWork(c: Kosmos2Config, dtype: Format): Work {
   const v = c.visionConfig, D = v.hiddenSize, patches = (v.imageSize / v.patchSize) ** 2, rows = patches + 1;
-  const E = c.textConfig.embedDim, L = c.latentQueryNum;
-  const held = sensitive(dtype), linears: Product[] = [[patches, v.numChannels * v.patchSize ** 2, D, held]];
+  const linears: Product[] = [[patches, v.numChannels * v.patchSize ** 2, D, sensitive(dtype)]];
   for (let i = 0; i < v.numHiddenLayers; i++) {
     for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
     linears.push([rows, D, v.intermediateSize], [rows, v.intermediateSize, D]);
   }
-  linears.push([rows, D, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]);
+  const tower = sum(linears, dtype), end = resamplerWork(c, dtype);
   return {
-    ...sum(linears, dtype),
-    attention: v.numHiddenLayers * 2 * rows * rows * D + 2 * L * (rows + L) * E,
+    products: tower.products + end.products,
+    bytes: tower.bytes + end.bytes,
+    attention: v.numHiddenLayers * 2 * rows * rows * D + end.attention,
   };
 }
 
-/** `rows` tokens read after `past` others, and the last one's logits: of the last layer the others give no more than keys and values. */
-export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0): Work {
+/** The end of vision: the learned queries look at what the tower saw. */
+export function resamplerWork(c: Kosmos2Config, dtype: Format): Work {
+  const v = c.visionConfig, rows = (v.imageSize / v.patchSize) ** 2 + 1, E = c.textConfig.embedDim, L = c.latentQueryNum, held = sensitive(dtype);
+  return { ...sum([[rows, v.hiddenSize, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]], dtype), attention: 2 * L * (rows + L) * E };
+}
+
+/** `rows` tokens read after `past` others, and the logits of the last `asked`: of the last layer the others give no more than keys and values. */
+export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0, asked = 1): Work {
   const t = c.textConfig, D = t.embedDim;
-  const linears: Product[] = [[1, D, t.vocabSize, sensitive(dtype)]];
+  const linears: Product[] = [[asked, D, t.vocabSize, sensitive(dtype)]];
   for (let i = 0; i < t.layers; i++) {
     const held = i === 0 ? sensitive(dtype) : dtype;
-    const on = i === t.layers - 1 ? 1 : rows;
+    const on = i === t.layers - 1 ? asked : rows;
     linears.push([rows, D, D, held], [rows, D, D, held], [on, D, D, held], [on, D, D, held], [on, D, t.ffnDim, held], [on, t.ffnDim, D, held]);
   }
-  const seen = (rows * (rows + 1)) / 2 + rows * past; // of each layer but the last, where one row sees all
-  return { ...sum(linears, dtype), attention: 2 * D * ((t.layers - 1) * seen + rows + past) };
+  const seen = (rows: number, past: number): number => (rows * (rows + 1)) / 2 + rows * past;
+  return { ...sum(linears, dtype), attention: 2 * D * ((t.layers - 1) * seen(rows, past) + seen(asked, past + rows - asked)) };
 }
 
 function sum(linears: readonly Product[], dtype: Format): { products: number; bytes: number } {
@@ -56,8 +62,7 @@ function sum(linears: readonly Product[], dtype: Format): { products: number; by
   };
 }
 
-/** The least milliseconds that work can take: its multiply-adds at the peak, or its bytes at the bandwidth. */
-export function leastMs(work: Work, limits: { products: number; f32: number; bandwidth: number }): number {
-  const computing = work.products / limits.products + work.attention / limits.f32;
-  return Math.max(computing, work.bytes / limits.bandwidth) / 1e6;
+/** The least milliseconds that pieces of work take one after the other: each its multiply-adds at the peak, or its bytes at the bandwidth. */
+export function leastMs(works: readonly Work[], limits: { products: number; f32: number; bandwidth: number }): number {
+  return works.reduce((ms, work) => ms + Math.max(work.products / limits.products + work.attention / limits.f32, work.bytes / limits.bandwidth) / 1e6, 0);
 }

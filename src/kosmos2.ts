@@ -69,6 +69,9 @@ type Subject = Pick<ProcessOptions, "images" | "exif" | "maxPixels" | "fetch" | 
 const AT_ONCE = 4;
 const questionKeys = [...generateKeys, "prompt"], pictureKeys = ["exif", "maxPixels", "fetch"];
 
+/** The order of tags, with corners that vary: what a new model is shown, so that its first answer is guessed as well as later ones. */
+export const tagOrder = [1, 2, 3].map((i) => `</phrase><object><patch_index_000${i}><patch_index_003${i}></object>`);
+
 /**
  * A model with its processor.
  *
@@ -99,11 +102,7 @@ export class Kosmos2 {
     void prepareImages();
     try {
       const [model, processor] = await Promise.all([loading, Kosmos2Processor.fromPretrained(source, opening)]);
-      // The order of tags, with corners that vary: the first answer is guessed as well as later ones.
-      for (const i of [1, 2, 3]) {
-        const box = `</phrase><object><patch_index_000${i}><patch_index_003${i}></object>`;
-        model.expect(processor.tokenizer.encode(box, { addSpecialTokens: false }));
-      }
+      for (const text of tagOrder) model.expect(processor.tokenizer.encode(text, { addSpecialTokens: false }));
       return new Kosmos2(model, processor, wasmUrl);
     } catch (error) {
       work.abort(error);
