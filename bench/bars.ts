@@ -21,10 +21,9 @@ export interface Bar {
 const GEMM = ["257×1024×4096", "72×2048×8192"];
 
 export function bars(run: Run): Bar[] {
-  const find = (what: string, engine: string, dtype: string, threads = 2, beside?: Row["beside"]): Row | undefined =>
-    run.rows.find((row) => row.what === what && row.engine === engine && row.dtype === dtype && row.threads === threads && (beside === undefined || row.beside === beside));
-  const ours = (what: string, dtype = "i8", beside: Row["beside"] = "peers") => find(what, "kosmos2", dtype, 2, beside);
-  const product = (what: string, dtype = "i8") => find(what, "kosmos2", dtype);
+  const find = (what: string, engine: string, dtype: string, threads = 2): Row | undefined =>
+    run.rows.find((row) => row.what === what && row.engine === engine && row.dtype === dtype && row.threads === threads);
+  const ours = (what: string, dtype = "i8", threads = 2) => find(what, "kosmos2", dtype, threads);
   /** How many times faster a is than b. */
   const faster = (a: Row | undefined, b: Row | undefined): number[] => eachRound([a?.rounds ?? [], b?.rounds ?? []], (a, b) => b / a);
   const share = (rounds: Rounds | undefined): number[] => eachRound([rounds ?? []], (share) => share);
@@ -46,12 +45,12 @@ export function bars(run: Run): Bar[] {
 
   const wide = "relaxed dots of 8-bit activations count as the limit; they are not what i8 computes";
   for (const what of GEMM) {
-    bar(`2 i8 ${what}: share of the limit of 16-bit products`, share(product(what)?.fractions), 0.76, { goal: 0.88 });
-    bar(`2 i8 ${what}: share of the fastest 8-bit product`, share(product(what)?.fractionsOfFastest), 0.76, { goal: 0.88, note: wide });
-    bar(`2 i8 ${what}: times onnxruntime-web int8`, faster(product(what), find(what, "onnxruntime-web", "i8")), 1.15);
-    bar(`2 i8 ${what}: times onnxruntime-web 4-bit`, faster(product(what), find(what, "onnxruntime-web", "i4")), 3);
-    bar(`2 f32 ${what}: times onnxruntime-web f32`, faster(product(what, "f32"), find(what, "onnxruntime-web", "f32")), 1.7);
-    bar(`2 f32 ${what}: share of the limit`, share(product(what, "f32")?.fractions), 0.88);
+    bar(`2 i8 ${what}: share of the limit of 16-bit products`, share(ours(what)?.fractions), 0.76, { goal: 0.88 });
+    bar(`2 i8 ${what}: share of the fastest 8-bit product`, share(ours(what)?.fractionsOfFastest), 0.76, { goal: 0.88, note: wide });
+    bar(`2 i8 ${what}: times onnxruntime-web int8`, faster(ours(what), find(what, "onnxruntime-web", "i8")), 1.15);
+    bar(`2 i8 ${what}: times onnxruntime-web 4-bit`, faster(ours(what), find(what, "onnxruntime-web", "i4")), 3);
+    bar(`2 f32 ${what}: times onnxruntime-web f32`, faster(ours(what, "f32"), find(what, "onnxruntime-web", "f32")), 1.7);
+    bar(`2 f32 ${what}: share of the limit`, share(ours(what, "f32")?.fractions), 0.88);
   }
 
   for (const [what, name] of [["vision", "vision + resampler"], ["prefill", "prefill 72"]] as const) {
@@ -66,12 +65,10 @@ export function bars(run: Run): Bar[] {
   bar("4 caption of 64 tokens i8: times PyTorch f32", faster(caption, find("caption@64", "PyTorch", "f32")), 4.3, { goal: 5 });
   bar("4 caption of 64 tokens i8: times PyTorch bf16", faster(caption, find("caption@64", "PyTorch", "bf16")), 2.4, { goal: 2.8 });
 
-  bar("5 decode i4: times i8", faster(ours("decode@100", "i4", "variants"), ours("decode@100", "i8", "variants")), 0.9, { goal: 1.2 });
-  bar("5 prefill i4: times i8", faster(ours("prefill", "i4", "variants"), ours("prefill", "i8", "variants")), 0.9);
+  bar("5 decode i4: times i8", faster(ours("decode@100", "i4"), decode), 0.9, { goal: 1.2 });
+  bar("5 prefill i4: times i8", faster(ours("prefill", "i4"), ours("prefill")), 0.9);
 
-  for (const what of ["vision", "prefill"]) {
-    bar(`6 ${what} i8: two threads times one`, faster(ours(what, "i8", "variants"), find(what, "kosmos2", "i8", 1, "variants")), 1.85);
-  }
+  for (const what of ["vision", "prefill"]) bar(`6 ${what} i8: two threads times one`, faster(ours(what), ours(what, "i8", 1)), 1.85);
   const others = ["vision", "prefill", "decode@100"].map((what) => ours(`${what}, other ops`)?.rounds ?? []), tokens = 63; // the first is the prefill's
   bar("6 share of a caption's time that is neither products nor attention", eachRound([...others, caption?.rounds ?? []],
     (vision, prefill, decode, caption) => (vision + prefill + tokens * decode) / caption), 0.08, { atMost: true });

@@ -5,7 +5,7 @@ import type { Contender } from "./contender.js";
 import { eachRound, median } from "./measure.js";
 import { oldName } from "./products.js";
 import { replay, type Answers } from "./replay.js";
-import { cache, type Entry, peers, type Row, type Run } from "./run.js";
+import { cache, type Entry, peers, type Run } from "./run.js";
 import { resamplerWork, textWork, visionWork, type Work } from "./work.js";
 
 const GB = 1e9;
@@ -41,41 +41,53 @@ const variant = (dtype: Format, threads: number, engine = "kosmos2", node?: stri
 
 export async function phases(run: Run): Promise<void> {
   const { quick, node } = run.options;
-  const i8 = variant("i8", 2), whats = ["vision", "prefill", decode, ...(quick ? [] : ["decode@300", "resampler"])];
-  const variants = [i8, variant("i8", 1), variant("i4", 2)];
-  if (!quick) variants.push(variant("i4", 1), variant("f16", 2), variant("f16", 1));
-  if (!quick && process.execPath !== node) variants.push(variant("i8", 2, oldName, process.execPath));
+  const i8 = variant("i8", 2), alone = variant("i8", 1), i4 = variant("i4", 2);
+  const all = ["vision", "resampler", "prefill", decode, "decode@300"], guessing = passes.slice(1);
+  // a quick run has what bars are about
+  const whats = new Map<Variant, string[]>([
+    [i8, [...(quick ? ["vision", "prefill", decode] : all), ...guessing]], [alone, quick ? ["vision", "prefill"] : all], [i4, quick ? ["prefill", decode] : all],
+  ]);
 
-  if (!quick) await run.part("loading from bfloat16", () => run.group(["i8", "i4", "f16"].map((dtype) => loadEntry(run, variant(dtype as Format, 2)))));
-  await run.part("loading", async () => {
-    const loads = [];
-    for (const one of variants) if (wanted(run, one, [...whats, ...passes, guessed, caption])) loads.push(loadEntry(run, one, await packOf(run, one)));
-    await run.group(loads, 1);
-  });
-  // everyone at once: a minute that is bad for one is bad for all
-  await run.part("threads and dtypes", () => run.group(variants.flatMap((one) => entries(run, one, whats, "variants"))));
-  if (!quick) {
-    const two = variants.filter((one) => one !== i8 && one.threads === 2);
-    await run.part("captions of dtypes", () => run.group(two.flatMap((one) => entries(run, one, [caption], "variants")), 2));
-  }
-  for (const one of variants) if (one !== i8) await close(run, one);
+  if (!quick) await run.part("loading from bfloat16", () => run.group((["i8", "i4", "f16"] as const).map((dtype) => loadEntry(run, variant(dtype, 2)))));
+  await load(run, whats);
+  const [others, answers] = await Promise.all([peersOf(run), answersOf(run, i8)]);
+  // everyone at once, and what is compared one after the other: a minute that is bad for one is bad for all
+  const order = [...new Set([...all, ...guessing])];
+  const [first, ...rest] = [...whats].map(([one, whats]) => entries(run, one, whats));
+  const everyone = [...first, ...others.phases, ...rest.flat()].sort((a, b) => order.indexOf(a.what) - order.indexOf(b.what));
+  await run.part("phases", () => run.group(everyone));
+  if (answers) await guess(run, i8, answers);
+  for (const one of [alone, ...(quick ? [i4] : [])]) await close(run, one);
 
-  const others = await peersOf(run, whats);
-  await run.part("phases", () => run.group([...entries(run, i8, [...whats, ...passes.slice(1)], "peers"), ...others.phases]));
-  await guess(run, i8);
   // PyTorch's take so long that a quick run has one of each, between two of ours: ours, f32, ours, bf16, ours
-  const place: Record<string, number> = { f32: 0, bf16: 1 };
-  const [ours, first = [], last = []] = [entries(run, i8, [caption], "peers"), ...["f32", "bf16"].map((dtype) =>
-    others.captions.filter((entry) => entry.dtype === dtype).map((entry) => (quick ? { ...entry, takesPart: (round: number) => round === place[dtype] } : entry)))];
-  await run.part("captions", () => run.group([...last, ...ours, ...first]));
-  await run.part("other operations", () => run.group(otherEntries(i8)));
+  const theirs = (dtype: string, round: number): Entry[] => others.captions.filter((entry) => entry.dtype === dtype).map((entry) => ({ ...entry, ...(quick && { takesPart: only(round) }) }));
+  await run.part("captions", () => run.group([...theirs("bf16", 1), ...entries(run, i8, [caption]), ...theirs("f32", 0), ...entries(run, i4, [caption])]));
+  await run.part("other operations", () => run.group(otherEntries(run, i8)));
   for (const name of ["torch f32", "torch bf16", "node-llama-cpp"]) await run.close(name, (peak) => run.note(`${name}: ${(peak / GB).toFixed(2)} GB of memory at most`));
   await run.close("chromium");
-  await close(run, i8);
+  for (const one of [i8, i4]) await close(run, one);
+  if (quick) return;
+
+  const more = [variant("i4", 1), variant("f16", 2), variant("f16", 1), ...(process.execPath === node ? [] : [variant("i8", 2, oldName, process.execPath)])];
+  await load(run, new Map(more.map((one) => [one, [...all, caption]])));
+  await run.part("phases, more of ours", () => run.group(more.flatMap((one) => entries(run, one, all)), 2));
+  await run.part("captions, more of ours", () => run.group(more.filter(({ threads }) => threads === 2).flatMap((one) => entries(run, one, [caption])), 2));
+  for (const one of more) await close(run, one);
+}
+
+/** Those of which anything is wanted. */
+async function load(run: Run, whats: ReadonlyMap<Variant, readonly string[]>): Promise<void> {
+  const needed = [...whats].filter(([one, whats]) => wanted(run, one, [...whats, guessed, caption])).map(([one]) => one), loads: Entry[] = [];
+  await run.part("loading", async () => {
+    for (const one of needed) loads.push(loadEntry(run, one, await packOf(run, one)));
+    await run.close("packing");
+    await run.group(loads, 1);
+    for (const [i, one] of needed.entries()) if (!run.wants(loads[i])) await loads[i].measure().catch((error: Error) => run.note(`${one.name}: ${error.message}`));
+  });
 }
 
 const wanted = (run: Run, { engine, dtype, threads }: Variant, whats: readonly string[]): boolean =>
-  whats.some((what) => run.wants({ part: what === caption ? "captions" : "phases", what, engine, dtype, threads }));
+  whats.some((what) => run.wants({ part: partOf(what), what, engine, dtype, threads }));
 
 /** Quantised once and kept: a load then takes less than a second. Others are loaded from bfloat16. */
 async function packOf(run: Run, { dtype }: Variant): Promise<string | undefined> {
@@ -102,77 +114,98 @@ function loadEntry(run: Run, one: Variant, from?: string): Entry {
 }
 
 /** Notes down how much memory a model took. */
-async function close(run: Run, { name, engine, dtype, threads }: Variant): Promise<void> {
+async function close(run: Run, one: Variant): Promise<void> {
+  const { name, engine, dtype, threads } = one;
+  one.contender = undefined;
   await run.close(name, (peak) => {
     for (const row of run.rows) if (row.part === "load" && row.engine === engine && row.dtype === dtype && row.threads === threads) row.peakRss = peak;
   });
 }
 
-function entries(run: Run, { contender, engine, dtype, threads }: Variant, whats: readonly string[], beside: Row["beside"]): Entry[] {
+function entries(run: Run, { contender, engine, dtype, threads }: Variant, whats: readonly string[]): Entry[] {
   if (!contender) return [];
   return whats.map((what) => ({
-    part: what === caption ? "captions" : "phases", what, engine, dtype, threads, beside, work: run.options.tiny ? undefined : work(what, dtype),
-    measure: () => contender.ask<number[]>({ do: "phase", what }), ...(what === "resampler" && { note: "timed in vision's pass" }),
+    part: partOf(what), what, engine, dtype, threads, work: run.options.tiny || (run.options.quick && threads === 1) ? undefined : work(what, dtype),
+    measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run) }), ...(what === "resampler" && { note: "timed in vision's pass" }),
   }));
 }
 
 /** Time of the operations that are neither products nor attention. */
-function otherEntries({ contender, engine, dtype, threads }: Variant): Entry[] {
+function otherEntries(run: Run, { contender, engine, dtype, threads }: Variant): Entry[] {
   if (!contender) return [];
   return ["vision", "prefill", decode].map((what) => ({
-    part: "phases", what: `${what}, other ops`, engine, dtype, threads, beside: "peers", note: "neither products nor attention",
-    measure: () => contender.ask<number[]>({ do: "others", what }),
+    part: "phases", what: `${what}, other ops`, engine, dtype, threads, note: "neither products nor attention",
+    measure: () => contender.ask<number[]>({ do: "others", what, tokens: tokens(run) }), ...(run.options.quick && what !== decode && { takesPart: only(0) }),
   }));
 }
 
+/** Of kosmos2-emoji, where decoding with guesses is wanted. */
+async function answersOf(run: Run, { contender, engine, dtype, threads }: Variant): Promise<Answers | undefined> {
+  if (!contender || !run.wants({ part: "phases", what: guessed, engine, dtype, threads })) return undefined;
+  const writer = await run.ours("kosmos2-emoji"), answers = await writer?.ask<Answers>({ do: "answers" });
+  await run.close("kosmos2-emoji");
+  return answers;
+}
+
 /** Decoding with guesses, from what passes of each number of rows took in the same round. */
-async function guess(run: Run, { contender, engine, dtype, threads }: Variant): Promise<void> {
-  const costs = passes.map((what) => run.rows.find((row) => row.what === what && row.engine === engine && row.beside === "peers")?.rounds ?? []);
+async function guess(run: Run, { engine, dtype, threads }: Variant, answers: Answers): Promise<void> {
+  const costs = passes.map((what) => run.rows.find((row) => row.what === what && row.engine === engine && row.dtype === dtype && row.threads === threads)?.rounds ?? []);
   const each = eachRound(costs, (...costs) => costs);
-  if (!contender || each.length === 0) return;
-  const writer = await run.ours("kosmos2-emoji");
-  const answers = await writer?.ask<Answers>({ do: "answers" });
-  if (!answers) return;
+  if (each.length === 0) return;
   const made = await Promise.all(each.map((costs) => replay(answers, costs)));
   const rounds = made.map(({ ms, tokens }) => ms / tokens), { passes: count, tokens } = made[0];
   run.rows.push({
-    part: "phases", what: guessed, engine, dtype, threads, beside: "peers", median: median(rounds), p10: Math.min(...rounds), p90: Math.max(...rounds), samples: rounds.length, rounds,
+    part: "phases", what: guessed, engine, dtype, threads, median: median(rounds), p10: Math.min(...rounds), p90: Math.max(...rounds), samples: rounds.length, rounds,
     note: `a replay: the ${answers.answers.length} answers of kosmos2-emoji, ${(count / tokens).toFixed(2)} passes a token, at the times of this round's passes of 1 to 4 rows`,
   });
-  await run.close("kosmos2-emoji");
 }
 
-async function peersOf(run: Run, whats: readonly string[]): Promise<{ phases: Entry[]; captions: Entry[] }> {
+async function peersOf(run: Run): Promise<{ phases: Entry[]; captions: Entry[] }> {
   const made = { phases: [] as Entry[], captions: [] as Entry[] }, { quick, tiny, python } = run.options;
-  const shared = whats.filter((what) => what !== "resampler"), text = shared.filter((what) => what !== "vision");
-  const wanted = (engine: string, dtype: string) => [...shared, caption].some((what) => run.wants({ part: what === caption ? "captions" : "phases", what, engine, dtype, threads: 2 }));
-  const add = async (starting: Promise<Contender | undefined>, engine: string, dtype: string, does: readonly string[], more: Partial<Entry>): Promise<void> => {
-    const contender = await starting;
-    if (!contender) return;
+  const text = ["prefill", decode, "decode@300"], torch = (dtype: string) => () =>
+    (!run.options.peers ? "--no-peers" : python ? [python, `${peers}/torch_peer.py`, dtype] : "no Python named: set KOSMOS2_PYTHON to one with torch and transformers");
+  const all: { name: string; start: () => Promise<Contender | undefined>; bytes: number; engine: string; dtype: string; does: string[]; more: Partial<Entry> }[] = [
+    {
+      name: "node-llama-cpp", start: () => run.peer("node-llama-cpp", "llama.mjs"), bytes: 2 * GB,
+      engine: "llama.cpp", dtype: "q8_0", does: quick ? [decode] : text, more: { note: "native, node-llama-cpp; a GPT-2 of the decoder's sizes" },
+    },
+    {
+      name: "chromium", start: () => run.peer("chromium", "chromium.mjs"), bytes: 3 * GB,
+      engine: "wllama", dtype: "q8_0", does: quick ? ["prefill", decode] : text, more: { scale: 4, note: "a quarter of the decoder, × 4; Chromium" },
+    },
+    ...([["f32", 8], ["bf16", 4.5]] as const).map(([dtype, gigabytes]) => ({
+      name: `torch ${dtype}`, start: () => run.contender(`torch ${dtype}`, torch(dtype)), bytes: gigabytes * GB,
+      engine: "PyTorch", dtype, does: ["vision", "prefill", ...(quick ? [] : [decode, "decode@300"]), caption], more: { note: "Hugging Face's own model" },
+    })),
+  ];
+  const asked = all.filter(({ engine, dtype, does }) => does.some((what) => run.wants({ part: partOf(what), what, engine, dtype, threads: 2 })));
+  await run.part("starting peers", async () => void (await Promise.all(asked.map(({ start }) => start()))));
+  for (const { name, start, bytes, engine, dtype, does, more } of asked) {
+    const contender = await start();
+    if (!contender) continue;
     try {
-      const detail = await contender.ask<string | null>({ do: "load", threads: 2, tiny });
-      if (detail) run.abouts[contender.name].settings += `, ${detail}`;
+      run.demand(bytes); // one after the other: what is free is known
+      await run.part(`loading ${name}`, async () => {
+        const detail = await contender.ask<string | null>({ do: "load", threads: 2, tiny });
+        if (detail) run.abouts[name].settings += `, ${detail}`;
+      });
     } catch (error) {
-      run.note(`${contender.name} is left out: ${(error as Error).message}`);
-      return;
+      run.note(`${name} is left out: ${(error as Error).message}`);
+      await run.close(name);
+      continue;
     }
     for (const what of does) {
-      const part = what === caption ? "captions" : "phases";
-      made[part].push({ part, what, engine, dtype, threads: 2, beside: "peers", ...more, measure: () => contender.ask<number[]>({ do: "phase", what, tokens: quick ? 8 : 16 }) });
+      const part = partOf(what), takesPart = quick ? sparing[`${engine} ${dtype} ${what}`] : undefined;
+      made[part].push({ part, what, engine, dtype, threads: 2, ...more, measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run) }), ...(takesPart && { takesPart }) });
     }
-  };
-  const torch = (dtype: string, bytes: number) => add(run.contender(`torch ${dtype}`, () =>
-    (!run.options.peers ? "--no-peers" : python ? [python, `${peers}/torch_peer.py`, dtype] : "no Python named: set KOSMOS2_PYTHON to one with torch and transformers"), bytes),
-  "PyTorch", dtype, [...(quick ? shared.filter((what) => what !== decode) : shared), caption], { note: "Hugging Face's own model" });
-
-  // all at once; a quick run leaves out what no bar is about
-  await run.part("loading peers", async () => {
-    await Promise.all([
-      wanted("llama.cpp", "q8_0") && add(run.peer("node-llama-cpp", "llama.mjs", 3 * GB), "llama.cpp", "q8_0", quick ? [decode] : text, { note: "native, node-llama-cpp; a GPT-2 of the decoder's sizes" }),
-      wanted("wllama", "q8_0") && add(run.peer("chromium", "chromium.mjs", 6 * GB), "wllama", "q8_0", text, { scale: 4, note: "a quarter of the decoder, × 4; Chromium" }),
-      wanted("PyTorch", "f32") && torch("f32", 9 * GB),
-      wanted("PyTorch", "bf16") && torch("bf16", 5 * GB),
-    ]);
-  });
+  }
   return made;
 }
+
+const only = (...rounds: number[]) => (round: number): boolean => rounds.includes(round);
+/** What takes long in a quick run and is far from its bar, or has none. */
+const sparing: Record<string, Entry["takesPart"]> = { "wllama q8_0 prefill": only(0, 2), "PyTorch bf16 vision": only(1), "PyTorch bf16 prefill": only(1) };
+
+const partOf = (what: string) => (what === caption ? "captions" : "phases");
+/** How many a decode makes each time. */
+const tokens = (run: Run): number => (run.options.quick ? 8 : 16);

@@ -51,7 +51,7 @@ async function one(run: Run, dtypes: readonly Format[], [M, K, N]: Shape): Promi
   }
   if (entries.length === 0) return;
   await run.part(`${dtypes.join(", ")} ${what}`, async () => {
-    await run.group(entries, tiny || !matters ? 2 : 4);
+    await run.group(entries, tiny || !matters ? 2 : quick ? 3 : 4);
     for (const contender of new Set(used)) await contender.ask({ do: "drop" }).catch(() => {});
   });
 }

@@ -55,18 +55,12 @@ const colour = (engine: string): string => colours[engine.split(",")[0]] ?? "#71
 
 const escape = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-/** Those of two threads; where one was measured beside several others, as it was beside peers. */
-const shownOf = (rows: readonly Row[], what: string): Row[] => {
-  const wanted = rows.filter((row) => row.what === what && row.threads === 2);
-  return wanted.filter(({ engine, dtype, beside }) => beside !== "variants" || !wanted.some((other) => other.beside === "peers" && other.engine === engine && other.dtype === dtype));
-};
-
 /** Bars of time, shorter is better: captions, phases and the two products that bars are about. */
 export function chart(rows: readonly Row[], machine: Machine): string {
   const panels: [title: string, rows: Row[]][] = [
     ["Caption of 64 tokens", "caption@64"], ["Vision + resampler", "vision"], ["Prefill of 72 tokens", "prefill"], ["A token at context 100", "decode@100"],
     ["Product 257×1024×4096", "257×1024×4096"], ["Product 72×2048×8192", "72×2048×8192"], ["Product 1×2048×8192", "1×2048×8192"],
-  ].map(([title, what]) => [title, shownOf(rows, what)]);
+  ].map(([title, what]) => [title, rows.filter((row) => row.what === what && row.threads === 2)]);
   const width = 760, left = 190, right = 175, line = 20;
   let y = 68;
   const parts: string[] = [];

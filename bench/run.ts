@@ -17,8 +17,6 @@ export interface Subject {
   threads: number;
   /** What has to be done, one after the other. */
   work?: readonly Work[];
-  /** Which group it was measured in, where a subject is in several. */
-  beside?: "peers" | "variants";
   /** What samples are multiplied with, where only a part of the work was done. */
   scale?: number;
   note?: string;
@@ -94,19 +92,15 @@ export class Run {
   }
 
   /** A process under a name; started at the first call. undefined, with a note, where it can't be had. */
-  contender(name: string, command: () => readonly string[] | string, neededBytes = 0): Promise<Contender | undefined> {
-    if (!this.contenders.has(name)) this.contenders.set(name, this.start(name, command(), neededBytes));
+  contender(name: string, command: () => readonly string[] | string): Promise<Contender | undefined> {
+    if (!this.contenders.has(name)) this.contenders.set(name, this.start(name, command()));
     return this.contenders.get(name)!;
   }
 
   /** @param command or why there is none */
-  private async start(name: string, command: readonly string[] | string, neededBytes: number): Promise<Contender | undefined> {
+  private async start(name: string, command: readonly string[] | string): Promise<Contender | undefined> {
     if (typeof command === "string") {
       this.note(`${name} is left out: ${command}`);
-      return undefined;
-    }
-    if (availableMemory() < neededBytes) {
-      this.note(`${name} is left out: it needs ${gib(neededBytes)} of memory, ${gib(availableMemory())} are free`);
       return undefined;
     }
     const contender = Contender.start(name, command);
@@ -126,12 +120,18 @@ export class Run {
   }
 
   /** A peer among npm's packages. */
-  peer(name: string, script: string, neededBytes = 0): Promise<Contender | undefined> {
+  peer(name: string, script: string): Promise<Contender | undefined> {
     return this.contender(name, () => {
       if (!this.options.peers) return "--no-peers";
       if (!existsSync(join(peers, "node_modules"))) return "npm run bench:peers installs it";
       return [this.options.node, join(peers, script)];
-    }, neededBytes);
+    });
+  }
+
+  /** @throws {Error} when less memory is free */
+  demand(bytes: number): void {
+    const free = availableMemory();
+    if (!this.options.tiny && free < bytes) throw new Error(`it needs ${gib(bytes)} of memory, ${gib(free)} are free`);
   }
 
   /** @param last hears the most memory that it ever had, in bytes */
@@ -163,7 +163,7 @@ export class Run {
     ));
     // looks at the limits at both ends of a round, and at its own after each of our phases, which take seconds
     const all = [...looks.values()];
-    const order = [...all, ...tasks.flatMap((task) => [task, ...(task.entry.part === "kernels" ? [] : limitsOf(task.entry).map((key) => looks.get(key)!))]), ...all];
+    const order = [...all, ...tasks.flatMap((task) => [task, ...(task.entry.part === "kernels" ? [] : limitsOf(task.entry).filter(matters(task.entry)).map((key) => looks.get(key)!))]), ...all];
     await interleave(order, rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
     for (const [key, { samples }] of looks) this.limits.set(key, [...(this.limits.get(key) ?? []), ...flat(samples)]);
     for (const { entry, samples } of tasks) if (flat(samples).length) this.rows.push(row(entry, samples, looks));
@@ -171,6 +171,12 @@ export class Run {
 }
 
 const flat = (samples: Rounds<readonly number[]>): number[] => samples.flatMap((round) => round ?? []);
+
+/** Whether a look at a limit is worth its time right behind a phase: not at the bandwidth where weights are used often, nor at products where they are used once. */
+const matters = ({ work = [] }: Subject) => (limit: string): boolean => {
+  const uses = work.reduce((sum, { products }) => sum + products, 0) / work.reduce((sum, { bytes }) => sum + bytes, 0);
+  return limit.startsWith("bandwidth") ? uses < 30 : uses > 1;
+};
 
 const f32Limits: readonly Limit[] = ["mul_add", "relaxed_madd"];
 const int8Limits: readonly Limit[] = ["dot_i16", "relaxed_dot"];
