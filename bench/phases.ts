@@ -13,8 +13,12 @@ const NEW_TOKENS = 64, PROMPT = 72;
 const c = new Kosmos2Config();
 
 const caption = `caption@${NEW_TOKENS}`, decode = "decode@100", guessed = `${decode} guessed`;
+/** What is loaded in less than a second, unlike bfloat16 that has to be quantised. */
+const pack = "load a pack";
 /** A token and as many guesses in one pass as the loop makes at most. */
 const passes = [decode, ...[2, 3, 4].map((rows) => `${decode} by ${rows}`)];
+
+const guessing = (what: string): boolean => what.includes(" by ");
 
 function work(what: string, dtype: Format): Work[] {
   const [name, context, rows = "1"] = what.split(/@| by /);
@@ -42,35 +46,46 @@ const variant = (dtype: Format, threads: number, engine = "kosmos2", node?: stri
 export async function phases(run: Run): Promise<void> {
   const { quick, node } = run.options;
   const i8 = variant("i8", 2), alone = variant("i8", 1), i4 = variant("i4", 2);
-  const all = ["vision", "resampler", "prefill", decode, "decode@300"], guessing = passes.slice(1);
+  const all = ["vision", "resampler", "prefill", decode, "decode@300"], verifying = passes.slice(1);
   // a quick run has what bars are about
   const whats = new Map<Variant, string[]>([
-    [i8, [...(quick ? ["vision", "prefill", decode] : all), ...guessing]], [alone, quick ? ["vision", "prefill"] : all], [i4, quick ? ["prefill", decode] : all],
+    [i8, [...(quick ? ["vision", "prefill", decode] : all), ...verifying]], [alone, quick ? ["vision", "prefill"] : all], [i4, quick ? ["prefill", decode] : all],
   ]);
+  /** What is compared one after the other. */
+  const sorted = (entries: readonly Entry[]): Entry[] => {
+    const order = [...new Set([...all, ...verifying])];
+    return [...entries].sort((a, b) => order.indexOf(a.what) - order.indexOf(b.what));
+  };
 
-  if (!quick) await run.part("loading from bfloat16", () => run.group((["i8", "i4", "f16"] as const).map((dtype) => loadEntry(run, variant(dtype, 2)))));
+  if (!quick) {
+    const fresh = (["i8", "i4", "f16"] as const).map((dtype) => variant(dtype, 2));
+    await run.part("loading from bfloat16", () => run.group(fresh.map((one) => loadEntry(run, one))));
+    for (const one of fresh) await close(run, one);
+  }
   await load(run, whats);
-  const [others, answers] = await Promise.all([peersOf(run), answersOf(run, i8)]);
-  // everyone at once, and what is compared one after the other: a minute that is bad for one is bad for all
-  const order = [...new Set([...all, ...guessing])];
+  const [small, answers] = await Promise.all([peersOf(run, smallPeers(run)), answersOf(run, i8)]);
   const [first, ...rest] = [...whats].map(([one, whats]) => entries(run, one, whats));
-  const everyone = [...first, ...others.phases, ...rest.flat()].sort((a, b) => order.indexOf(a.what) - order.indexOf(b.what));
-  await run.part("phases", () => run.group(everyone));
+  await run.part("phases", () => run.group(sorted([...first, ...small, ...rest.flat()])));
   if (answers) await guess(run, i8, answers);
-  for (const one of [alone, ...(quick ? [i4] : [])]) await close(run, one);
-
-  // PyTorch's take so long that a quick run has one of each, between two of ours: ours, f32, ours, bf16, ours
-  const theirs = (dtype: string, round: number): Entry[] => others.captions.filter((entry) => entry.dtype === dtype).map((entry) => ({ ...entry, ...(quick && { takesPart: only(round) }) }));
-  await run.part("captions", () => run.group([...theirs("bf16", 1), ...entries(run, i8, [caption]), ...theirs("f32", 0), ...entries(run, i4, [caption])]));
   await run.part("other operations", () => run.group(otherEntries(run, i8)));
-  for (const name of ["torch f32", "torch bf16", "node-llama-cpp"]) await run.close(name, (peak) => run.note(`${name}: ${(peak / GB).toFixed(2)} GB of memory at most`));
+  if (!quick) await run.part("captions", () => run.group(entries(run, i4, [caption]), 2));
+  for (const one of [alone, i4]) await close(run, one);
   await run.close("chromium");
-  for (const one of [i8, i4]) await close(run, one);
+  await run.close("node-llama-cpp", (peak) => run.note(`llama.cpp: ${(peak / GB).toFixed(2)} GB of memory at most`));
+
+  // PyTorch takes 12 GB, and what else runs is slower for it: apart from the rest
+  const torch = await peersOf(run, torches(run)), ours = (whats: readonly string[]) => entries(run, i8, whats).map((entry) => ({ ...entry, beside: "PyTorch" as const }));
+  const shared = ["vision", "prefill", ...(quick ? [] : [decode])];
+  await run.part("phases beside PyTorch", () => run.group(sorted([...ours(shared), ...torch.filter(({ what }) => what !== caption)])));
+  const [f32 = [], bf16 = []] = ["f32", "bf16"].map((dtype) => torch.filter((entry) => entry.what === caption && entry.dtype === dtype));
+  await run.part("captions beside PyTorch", () => run.group([...bf16, ...ours([caption]), ...f32]));
+  for (const dtype of ["f32", "bf16"]) await run.close(`torch ${dtype}`, (peak) => run.note(`PyTorch ${dtype}: ${(peak / GB).toFixed(2)} GB of memory at most`));
+  await close(run, i8);
   if (quick) return;
 
   const more = [variant("i4", 1), variant("f16", 2), variant("f16", 1), ...(process.execPath === node ? [] : [variant("i8", 2, oldName, process.execPath)])];
   await load(run, new Map(more.map((one) => [one, [...all, caption]])));
-  await run.part("phases, more of ours", () => run.group(more.flatMap((one) => entries(run, one, all)), 2));
+  await run.part("phases, more of ours", () => run.group(sorted(more.flatMap((one) => entries(run, one, all))), 2));
   await run.part("captions, more of ours", () => run.group(more.filter(({ threads }) => threads === 2).flatMap((one) => entries(run, one, [caption])), 2));
   for (const one of more) await close(run, one);
 }
@@ -81,8 +96,9 @@ async function load(run: Run, whats: ReadonlyMap<Variant, readonly string[]>): P
   await run.part("loading", async () => {
     for (const one of needed) loads.push(loadEntry(run, one, await packOf(run, one)));
     await run.close("packing");
-    await run.group(loads, 1);
-    for (const [i, one] of needed.entries()) if (!run.wants(loads[i])) await loads[i].measure().catch((error: Error) => run.note(`${one.name}: ${error.message}`));
+    const shown = loads.filter((entry) => run.wants(entry) && entry.what === pack);
+    await run.group(shown, 1);
+    for (const [i, one] of needed.entries()) if (!shown.includes(loads[i])) await loads[i].measure().catch((error: Error) => run.note(`${one.name}: ${error.message}`));
   });
 }
 
@@ -100,7 +116,7 @@ async function packOf(run: Run, { dtype }: Variant): Promise<string | undefined>
 function loadEntry(run: Run, one: Variant, from?: string): Entry {
   const { name, engine, dtype, threads, node } = one;
   return {
-    part: "load", what: from ? "load a pack" : "load", engine, dtype, threads, note: from ? undefined : "from bfloat16 that is made in memory",
+    part: "load", what: from ? pack : "load", engine, dtype, threads, note: from ? undefined : "from bfloat16 that is made in memory",
     async measure() {
       await run.close(name);
       one.contender = undefined;
@@ -118,7 +134,7 @@ async function close(run: Run, one: Variant): Promise<void> {
   const { name, engine, dtype, threads } = one;
   one.contender = undefined;
   await run.close(name, (peak) => {
-    for (const row of run.rows) if (row.part === "load" && row.engine === engine && row.dtype === dtype && row.threads === threads) row.peakRss = peak;
+    for (const row of run.rows) if (row.part === "load" && row.engine === engine && row.dtype === dtype && row.threads === threads) row.peakRss ??= peak;
   });
 }
 
@@ -126,7 +142,7 @@ function entries(run: Run, { contender, engine, dtype, threads }: Variant, whats
   if (!contender) return [];
   return whats.map((what) => ({
     part: partOf(what), what, engine, dtype, threads, work: run.options.tiny || (run.options.quick && threads === 1) ? undefined : work(what, dtype),
-    measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run) }), ...(what === "resampler" && { note: "timed in vision's pass" }),
+    measure: () => contender.ask<number[]>({ do: "phase", what, tokens: guessing(what) && run.options.quick ? 4 : tokens(run) }), ...(what === "resampler" && { note: "timed in vision's pass" }),
   }));
 }
 
@@ -160,24 +176,43 @@ async function guess(run: Run, { engine, dtype, threads }: Variant, answers: Ans
   });
 }
 
-async function peersOf(run: Run): Promise<{ phases: Entry[]; captions: Entry[] }> {
-  const made = { phases: [] as Entry[], captions: [] as Entry[] }, { quick, tiny, python } = run.options;
-  const text = ["prefill", decode, "decode@300"], torch = (dtype: string) => () =>
-    (!run.options.peers ? "--no-peers" : python ? [python, `${peers}/torch_peer.py`, dtype] : "no Python named: set KOSMOS2_PYTHON to one with torch and transformers");
-  const all: { name: string; start: () => Promise<Contender | undefined>; bytes: number; engine: string; dtype: string; does: string[]; more: Partial<Entry> }[] = [
+interface Peer {
+  name: string;
+  start(): Promise<Contender | undefined>;
+  /** Memory that it needs. */
+  bytes: number;
+  engine: string;
+  dtype: string;
+  does: readonly string[];
+  more: Partial<Entry>;
+}
+
+/** A quick run leaves out what no bar is about. */
+const smallPeers = (run: Run): Peer[] => {
+  const { quick } = run.options;
+  return [
     {
       name: "node-llama-cpp", start: () => run.peer("node-llama-cpp", "llama.mjs"), bytes: 2 * GB,
-      engine: "llama.cpp", dtype: "q8_0", does: quick ? [decode] : text, more: { note: "native, node-llama-cpp; a GPT-2 of the decoder's sizes" },
+      engine: "llama.cpp", dtype: "q8_0", does: quick ? [decode] : ["prefill", decode, "decode@300"], more: { note: "native, node-llama-cpp; a GPT-2 of the decoder's sizes" },
     },
     {
       name: "chromium", start: () => run.peer("chromium", "chromium.mjs"), bytes: 3 * GB,
-      engine: "wllama", dtype: "q8_0", does: quick ? ["prefill", decode] : text, more: { scale: 4, note: "a quarter of the decoder, × 4; Chromium" },
+      engine: "wllama", dtype: "q8_0", does: ["prefill", decode], more: { scale: 4, note: "a quarter of the decoder, × 4; Chromium" },
     },
-    ...([["f32", 8], ["bf16", 4.5]] as const).map(([dtype, gigabytes]) => ({
-      name: `torch ${dtype}`, start: () => run.contender(`torch ${dtype}`, torch(dtype)), bytes: gigabytes * GB,
-      engine: "PyTorch", dtype, does: ["vision", "prefill", ...(quick ? [] : [decode, "decode@300"]), caption], more: { note: "Hugging Face's own model" },
-    })),
   ];
+};
+
+const torches = (run: Run): Peer[] => ([["f32", 8], ["bf16", 4.5]] as const).map(([dtype, gigabytes]) => {
+  const { python, quick } = run.options, name = `torch ${dtype}`;
+  const command = () => (!run.options.peers ? "--no-peers" : python ? [python, `${peers}/torch_peer.py`, dtype] : "no Python named: set KOSMOS2_PYTHON to one with torch and transformers");
+  return {
+    name, start: () => run.contender(name, command), bytes: gigabytes * GB,
+    engine: "PyTorch", dtype, does: ["vision", "prefill", ...(quick ? [] : [decode]), caption], more: { note: "Hugging Face's own model" },
+  };
+});
+
+async function peersOf(run: Run, all: readonly Peer[]): Promise<Entry[]> {
+  const made: Entry[] = [];
   const asked = all.filter(({ engine, dtype, does }) => does.some((what) => run.wants({ part: partOf(what), what, engine, dtype, threads: 2 })));
   await run.part("starting peers", async () => void (await Promise.all(asked.map(({ start }) => start()))));
   for (const { name, start, bytes, engine, dtype, does, more } of asked) {
@@ -186,7 +221,7 @@ async function peersOf(run: Run): Promise<{ phases: Entry[]; captions: Entry[] }
     try {
       run.demand(bytes); // one after the other: what is free is known
       await run.part(`loading ${name}`, async () => {
-        const detail = await contender.ask<string | null>({ do: "load", threads: 2, tiny });
+        const detail = await contender.ask<string | null>({ do: "load", threads: 2, tiny: run.options.tiny });
         if (detail) run.abouts[name].settings += `, ${detail}`;
       });
     } catch (error) {
@@ -195,16 +230,21 @@ async function peersOf(run: Run): Promise<{ phases: Entry[]; captions: Entry[] }
       continue;
     }
     for (const what of does) {
-      const part = partOf(what), takesPart = quick ? sparing[`${engine} ${dtype} ${what}`] : undefined;
-      made[part].push({ part, what, engine, dtype, threads: 2, ...more, measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run) }), ...(takesPart && { takesPart }) });
+      const takesPart = run.options.quick ? sparing[`${engine} ${dtype} ${what}`] : undefined;
+      made.push({ part: partOf(what), what, engine, dtype, threads: 2, ...more, measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run) }), ...(takesPart && { takesPart }) });
     }
   }
   return made;
 }
 
 const only = (...rounds: number[]) => (round: number): boolean => rounds.includes(round);
-/** What takes long in a quick run and is far from its bar, or has none. */
-const sparing: Record<string, Entry["takesPart"]> = { "wllama q8_0 prefill": only(0, 2), "PyTorch bf16 vision": only(1), "PyTorch bf16 prefill": only(1) };
+/**
+ * What takes long in a quick run and is far from its bar, or has none. PyTorch's captions take so long that there is one of each,
+ * between two of ours: ours, f32, ours, bf16, ours.
+ */
+const sparing: Record<string, Entry["takesPart"]> = {
+  "wllama q8_0 prefill": only(0, 2), "PyTorch bf16 vision": only(1), "PyTorch bf16 prefill": only(1), "PyTorch f32 caption@64": only(0), "PyTorch bf16 caption@64": only(1),
+};
 
 const partOf = (what: string) => (what === caption ? "captions" : "phases");
 /** How many a decode makes each time. */

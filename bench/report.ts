@@ -37,7 +37,7 @@ export function rowLines(rows: readonly Row[]): string {
     ["what", "engine", "dtype", "threads", "ms", "p10", "p90", "n", "rounds", "rate", "of limit", "GB", "note"],
     ...rows.map((row) => [
       row.what, row.engine, row.dtype, String(row.threads), number(row.median), number(row.p10), number(row.p90), String(row.samples), String(row.rounds.filter((ms) => ms !== undefined).length), rate(row),
-      percent(row.fraction), row.peakRss ? (row.peakRss / 1e9).toFixed(2) : "", row.note ?? "",
+      percent(row.fraction), row.peakRss ? (row.peakRss / 1e9).toFixed(2) : "", [row.beside && `beside ${row.beside}`, row.note].filter(Boolean).join("; "),
     ]),
   ]);
 }
@@ -60,7 +60,7 @@ export function chart(rows: readonly Row[], machine: Machine): string {
   const panels: [title: string, rows: Row[]][] = [
     ["Caption of 64 tokens", "caption@64"], ["Vision + resampler", "vision"], ["Prefill of 72 tokens", "prefill"], ["A token at context 100", "decode@100"],
     ["Product 257×1024×4096", "257×1024×4096"], ["Product 72×2048×8192", "72×2048×8192"], ["Product 1×2048×8192", "1×2048×8192"],
-  ].map(([title, what]) => [title, rows.filter((row) => row.what === what && row.threads === 2)]);
+  ].map(([title, what]) => [title, rows.filter((row) => row.what === what && row.threads === 2 && (!row.beside || what.startsWith("caption")))]);
   const width = 760, left = 190, right = 175, line = 20;
   let y = 68;
   const parts: string[] = [];

@@ -17,6 +17,8 @@ export interface Subject {
   threads: number;
   /** What has to be done, one after the other. */
   work?: readonly Work[];
+  /** Whose presence is meant, where a subject is measured in two groups. */
+  beside?: "PyTorch";
   /** What samples are multiplied with, where only a part of the work was done. */
   scale?: number;
   note?: string;
