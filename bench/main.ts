@@ -51,8 +51,11 @@ if (run.options.node === process.execPath && Number(process.versions.node.split(
 }
 if (where.load > 0.5) run.note(`the machine was busy when this began (load ${where.load.toFixed(1)}): figures are worth little`);
 
+let ended = false;
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => {
+  process.on(signal, () => {
+    if (ended) return; // some send it to a process and to its group: the report is not to be cut short as well
+    ended = true;
     run.note("cut short: what is missing was not reached");
     report();
     process.exit(1);

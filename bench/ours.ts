@@ -19,7 +19,7 @@ import { Kosmos2ForConditionalGeneration, type LoadOptions } from "#src/modeling
 import { Profiler, type ProfiledOperation } from "#src/profile.js";
 import { Kosmos2Processor } from "#src/processor/processor.js";
 import { tensor } from "#src/tensor.js";
-import { type Format, packedBytes, PANEL, panelBytes } from "#src/weights/quant.js";
+import { type Format, packedBytes, PANEL } from "#src/weights/quant.js";
 import { goldens, noGoldens, root } from "../test/support.js";
 import type { Answers } from "./replay.js";
 import { serve } from "./serve.js";
@@ -91,23 +91,22 @@ async function prepare(dtype: Format, M: number, K: number, N: number, threads: 
     return addresses.at(-1)!;
   };
 
-  // Weights: the same few rows packed over and over, as a load would pack them.
+  // Weights: a few rows, packed as a load would pack them, again and again.
   const rows = Math.min(N, Math.ceil(2 ** 20 / K / PANEL) * PANEL);
   const source = backend.alloc(rows * K * 4);
   backend.write(source, bytesOf(noise(rows * K).map((x) => x * 0.04)));
+  const once = backend.alloc(packedBytes(dtype, rows, K)), list = new Uint8Array(RECORD_BYTES);
+  writeRecord(new DataView(list.buffer), 0, "pack", { dst: once, format: formats[dtype], src: source, type: types.F32, N: rows, K });
+  await backend.run(list, 1);
+  const packed = (await backend.read(once, packedBytes(dtype, rows, K))).slice(), biases = bytesOf(noise(N));
+  for (const address of [source, once]) backend.free(address);
   const weights: StoredLinear[] = [];
   for (let i = 0; i < Math.min(count, cold); i++) {
-    const address = alloc(bytes), bias = alloc(N * 4), pieces = Math.ceil(N / rows);
-    const list = new Uint8Array(pieces * RECORD_BYTES), view = new DataView(list.buffer);
-    for (let p = 0; p < pieces; p++) {
-      const dst = address + ((p * rows) / PANEL) * panelBytes(dtype, K);
-      writeRecord(view, p, "pack", { dst, format: formats[dtype], src: source, type: types.F32, N: Math.min(rows, N - p * rows), K });
-    }
-    await backend.run(list, pieces);
-    backend.write(bias, bytesOf(noise(N)));
+    const address = alloc(bytes), bias = alloc(N * 4);
+    for (let at = 0; at < bytes; at += packed.length) backend.write(address + at, packed.subarray(0, bytes - at));
+    backend.write(bias, biases);
     weights.push({ outputs: N, inputs: K, format: dtype, address, bias });
   }
-  backend.free(source);
 
   const g = new Recorder(threads, undefined);
   const { activation, residual } = epilogue(K, N);
@@ -143,7 +142,7 @@ async function phase(what: string, tokens = 16): Promise<number[]> {
     }
   }
   const before = Number(context) - 8, sequence = await text(before), samples: number[] = [];
-  // guesses that are always wrong, as the bans see to: a pass is one token further on
+  // the first guess is always wrong, as its ban sees to: each pass is one token further on
   const guesses = Array.from({ length: Number(rows) - 1 }, (_, i) => 20 + i), banned = [guesses, ...guesses.map(() => [])];
   for (let i = 0, id = 10; i < tokens; i++) samples.push(await timed(async () => ([[{ id }]] = await engine.choose([{ sequence, ids: [id, ...guesses], banned }]))));
   sequence.cache.length = sequence.known = before;
@@ -174,16 +173,22 @@ async function profiled(what: string, tokens: number | undefined, counts: (opera
   return operations.reduce((sum, each) => sum + (each.pass === name && counts(each) ? each.ms : 0), 0) / passes.find(({ pass }) => pass === name)!.times;
 }
 
-/** What kosmos2-emoji says of the goldens' scenes, or where those are not at hand of the demo's pictures. */
+/** The goldens' scenes and what is asked of each, or where those are not at hand the demo's pictures. */
+function questions(): { text: string; images: string }[] {
+  if (!noGoldens) {
+    const { cases } = JSON.parse(readFileSync(`${goldens}emoji/cases.json`, "utf8")) as { cases: { image: string; prompt: string }[] };
+    return cases.map(({ image, prompt }) => ({ text: prompt, images: `${goldens}emoji/${image}` }));
+  }
+  const pictures = readdirSync(`${root}demo/pictures`).filter((file) => /\.(png|jpg)$/.test(file)).map((file) => `${root}demo/pictures/${file}`);
+  return ["<grounding> An image of", "<grounding> Describe this image in detail:"].flatMap((text) => pictures.map((images) => ({ text, images })));
+}
+
+/** What kosmos2-emoji says to them. */
 async function answers(): Promise<Answers> {
-  const of = (pictures: string, image: string, text: string) => ({ text, images: `${pictures}${image}` });
-  const asked = noGoldens
-    ? readdirSync(`${root}demo/pictures`).filter((file) => /\.(png|jpg)$/.test(file)).flatMap((image) => ["<grounding> An image of", "<grounding> Describe this image in detail:"].map((text) => of(`${root}demo/pictures/`, image, text)))
-    : (JSON.parse(readFileSync(`${goldens}emoji/cases.json`, "utf8")) as { cases: { image: string; prompt: string }[] }).cases.map(({ image, prompt }) => of(`${goldens}emoji/`, image, prompt));
   const processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji"), writer = await Kosmos2ForConditionalGeneration.fromPretrained("kosmos2-emoji");
   try {
     const made = [];
-    for (const question of asked) {
+    for (const question of questions()) {
       const inputs = await processor.process(question), { newIds } = await writer.generate(inputs);
       made.push({ prompt: [...inputs.inputIds.data], ids: newIds[0] });
     }

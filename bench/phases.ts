@@ -2,7 +2,7 @@
 import { Kosmos2Config } from "#src/model/config.js";
 import type { Format } from "#src/weights/quant.js";
 import type { Contender } from "./contender.js";
-import { eachRound, median } from "./measure.js";
+import { eachRound, median, quantile } from "./measure.js";
 import { oldName } from "./products.js";
 import { replay, type Answers } from "./replay.js";
 import { cache, type Entry, peers, type Run } from "./run.js";
@@ -17,8 +17,6 @@ const caption = `caption@${NEW_TOKENS}`, decode = "decode@100", guessed = `${dec
 const pack = "load a pack";
 /** A token and as many guesses in one pass as the loop makes at most. */
 const passes = [decode, ...[2, 3, 4].map((rows) => `${decode} by ${rows}`)];
-
-const guessing = (what: string): boolean => what.includes(" by ");
 
 function work(what: string, dtype: Format): Work[] {
   const [name, context, rows = "1"] = what.split(/@| by /);
@@ -59,7 +57,7 @@ export async function phases(run: Run): Promise<void> {
 
   if (!quick) {
     const fresh = (["i8", "i4", "f16"] as const).map((dtype) => variant(dtype, 2));
-    await run.part("loading from bfloat16", () => run.group(fresh.map((one) => loadEntry(run, one))));
+    await run.part("loading from bfloat16", () => run.group(fresh.map((one) => loadEntry(run, one)), 2));
     for (const one of fresh) await close(run, one);
   }
   await load(run, whats);
@@ -140,9 +138,10 @@ async function close(run: Run, one: Variant): Promise<void> {
 
 function entries(run: Run, { contender, engine, dtype, threads }: Variant, whats: readonly string[]): Entry[] {
   if (!contender) return [];
+  const { quick, tiny } = run.options, limited = !tiny && !(quick && threads === 1); // looks at one thread's limits would be for no bar
   return whats.map((what) => ({
-    part: partOf(what), what, engine, dtype, threads, work: run.options.tiny || (run.options.quick && threads === 1) ? undefined : work(what, dtype),
-    measure: () => contender.ask<number[]>({ do: "phase", what, tokens: guessing(what) && run.options.quick ? 4 : tokens(run) }), ...(what === "resampler" && { note: "timed in vision's pass" }),
+    part: partOf(what), what, engine, dtype, threads, work: limited ? work(what, dtype) : undefined, note: what === "resampler" ? "timed in vision's pass" : undefined,
+    measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run, what) }),
   }));
 }
 
@@ -151,16 +150,22 @@ function otherEntries(run: Run, { contender, engine, dtype, threads }: Variant):
   if (!contender) return [];
   return ["vision", "prefill", decode].map((what) => ({
     part: "phases", what: `${what}, other ops`, engine, dtype, threads, note: "neither products nor attention",
-    measure: () => contender.ask<number[]>({ do: "others", what, tokens: tokens(run) }), ...(run.options.quick && what !== decode && { takesPart: only(0) }),
+    measure: () => contender.ask<number[]>({ do: "others", what, tokens: tokens(run, what) }), ...(run.options.quick && what !== decode && { takesPart: only(0) }),
   }));
 }
 
 /** Of kosmos2-emoji, where decoding with guesses is wanted. */
 async function answersOf(run: Run, { contender, engine, dtype, threads }: Variant): Promise<Answers | undefined> {
   if (!contender || !run.wants({ part: "phases", what: guessed, engine, dtype, threads })) return undefined;
-  const writer = await run.ours("kosmos2-emoji"), answers = await writer?.ask<Answers>({ do: "answers" });
-  await run.close("kosmos2-emoji");
-  return answers;
+  const writer = await run.ours("kosmos2-emoji");
+  try {
+    return await writer?.ask<Answers>({ do: "answers" });
+  } catch (error) {
+    run.note(`${guessed} is left out: ${(error as Error).message.split("\n")[0]}`);
+    return undefined;
+  } finally {
+    await run.close("kosmos2-emoji");
+  }
 }
 
 /** Decoding with guesses, from what passes of each number of rows took in the same round. */
@@ -171,7 +176,7 @@ async function guess(run: Run, { engine, dtype, threads }: Variant, answers: Ans
   const made = await Promise.all(each.map((costs) => replay(answers, costs)));
   const rounds = made.map(({ ms, tokens }) => ms / tokens), { passes: count, tokens } = made[0];
   run.rows.push({
-    part: "phases", what: guessed, engine, dtype, threads, median: median(rounds), p10: Math.min(...rounds), p90: Math.max(...rounds), samples: rounds.length, rounds,
+    part: "phases", what: guessed, engine, dtype, threads, rounds, samples: rounds.length, median: median(rounds), p10: quantile(rounds, 0.1), p90: quantile(rounds, 0.9),
     note: `a replay: the ${answers.answers.length} answers of kosmos2-emoji, ${(count / tokens).toFixed(2)} passes a token, at the times of this round's passes of 1 to 4 rows`,
   });
 }
@@ -231,7 +236,8 @@ async function peersOf(run: Run, all: readonly Peer[]): Promise<Entry[]> {
     }
     for (const what of does) {
       const takesPart = run.options.quick ? sparing[`${engine} ${dtype} ${what}`] : undefined;
-      made.push({ part: partOf(what), what, engine, dtype, threads: 2, ...more, measure: () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run) }), ...(takesPart && { takesPart }) });
+      const measure = () => contender.ask<number[]>({ do: "phase", what, tokens: tokens(run, what) });
+      made.push({ part: partOf(what), what, engine, dtype, threads: 2, ...more, measure, ...(takesPart && { takesPart }) });
     }
   }
   return made;
@@ -248,4 +254,4 @@ const sparing: Record<string, Entry["takesPart"]> = {
 
 const partOf = (what: string) => (what === caption ? "captions" : "phases");
 /** How many a decode makes each time. */
-const tokens = (run: Run): number => (run.options.quick ? 8 : 16);
+const tokens = ({ options: { quick } }: Run, what: string): number => (!quick ? 16 : passes.indexOf(what) > 0 ? 4 : 8);

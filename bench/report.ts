@@ -16,10 +16,10 @@ const percent = (x: number | undefined): string => (x === undefined ? "" : `${(1
 
 /** What a row's time is worth: multiply-adds or tokens a second. */
 function rate({ work, part, what, median }: Row): string {
-  if (what.startsWith("decode")) return `${number(1000 / median)} tok/s`;
+  if (/^decode@\d+( guessed)?$/.test(what)) return `${number(1000 / median)} tok/s`;
   if (part === "kernels" && /^(1|4)×/.test(what) && work) return `${number(work[0].bytes / median / 1e6)} GB/s`;
   const macs = work ? work.reduce((all, { products, attention }) => all + products + attention, 0) : part === "kernels" ? what.split("×").reduce((all, n) => all * Number(n), 1) : 0;
-  return macs ? `${number(macs / median / 1e6)} GMAC/s` : "";
+  return macs && !what.startsWith("caption") ? `${number(macs / median / 1e6)} GMAC/s` : "";
 }
 
 export function limitLines(run: Run): string {

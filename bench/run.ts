@@ -160,12 +160,12 @@ export class Run {
       const [limit, threads] = key.split(" ");
       looks.set(key, { name: key, samples: [], measure: () => limits.ask<number[]>({ do: "limit", limit, count: Number(threads), ms: this.options.tiny ? 5 : 30 }) });
     }
-    const tasks = subjects.map((entry) => (
-      { entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [] as Rounds<number[]>, measure: () => entry.measure(), takesPart: (round: number) => entry.takesPart?.(round) ?? true }
-    ));
+    const tasks = subjects.map((entry) => ({
+      entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [] as Rounds<number[]>, measure: () => entry.measure(), takesPart: entry.takesPart,
+    }));
     // looks at the limits at both ends of a round, and at its own after each of our phases, which take seconds
-    const all = [...looks.values()];
-    const order = [...all, ...tasks.flatMap((task) => [task, ...(task.entry.part === "kernels" ? [] : limitsOf(task.entry).filter(matters(task.entry)).map((key) => looks.get(key)!))]), ...all];
+    const all = [...looks.values()], after = (entry: Entry) => (entry.part === "kernels" ? [] : limitsOf(entry).filter(matters(entry)).map((key) => looks.get(key)!));
+    const order = [...all, ...tasks.flatMap((task) => [task, ...after(task.entry)]), ...all];
     await interleave(order, rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
     for (const [key, { samples }] of looks) this.limits.set(key, [...(this.limits.get(key) ?? []), ...flat(samples)]);
     for (const { entry, samples } of tasks) if (flat(samples).length) this.rows.push(row(entry, samples, looks));

@@ -63,20 +63,24 @@ function noise(array, scale) {
 /** @param kind "f32"; "i8 signed" or "i8 unsigned" (activations quantised on the fly); "i4" (blocks of 32, int8 activations allowed) */
 export function product(kind, M, K, N, count) {
   const nodes = [], initializers = [], outputs = [];
+  const numbers = { // the same for all, each with a place of its own
+    f32: () => noise(new Float32Array(K * N), 0.04), i4: () => noise(new Uint8Array((N * K) / 2), 255),
+    "i8 signed": () => noise(new Int8Array(K * N), 127), "i8 unsigned": () => noise(new Uint8Array(K * N), 127),
+  }[kind]();
   for (let i = 0; i < count; i++) {
     const [w, scale, zero, y] = ["w", "scale", "zero", "y"].map((name) => `${name}${i}`);
     outputs.push(y);
     if (kind === "f32") {
       nodes.push(node("MatMul", ["x", w], y, ""));
-      initializers.push(tensor(w, FLOAT, [K, N], noise(new Float32Array(K * N), 0.04)));
+      initializers.push(tensor(w, FLOAT, [K, N], numbers));
     } else if (kind === "i4") {
       nodes.push(node("MatMulNBits", ["x", w, scale], y, "com.microsoft", { K, N, bits: 4, block_size: 32, accuracy_level: 4 }));
-      initializers.push(tensor(w, UINT8, [N, K / 32, 16], noise(new Uint8Array((N * K) / 2), 255)), tensor(scale, FLOAT, [(N * K) / 32], new Float32Array((N * K) / 32).fill(0.005)));
+      initializers.push(tensor(w, UINT8, [N, K / 32, 16], numbers), tensor(scale, FLOAT, [(N * K) / 32], new Float32Array((N * K) / 32).fill(0.005)));
     } else {
       const signed = kind === "i8 signed", type = signed ? INT8 : UINT8;
       nodes.push(node("DynamicQuantizeMatMul", ["x", w, scale, zero], y, "com.microsoft"));
       initializers.push(
-        tensor(w, type, [K, N], noise(signed ? new Int8Array(K * N) : new Uint8Array(K * N), 127)), tensor(scale, FLOAT, [N], new Float32Array(N).fill(0.0003)),
+        tensor(w, type, [K, N], numbers), tensor(scale, FLOAT, [N], new Float32Array(N).fill(0.0003)),
         tensor(zero, type, [N], signed ? new Int8Array(N) : new Uint8Array(N).fill(128)),
       );
     }
