@@ -31,7 +31,7 @@ const COLD = 128 * MB;
 /** Multiply-adds of a run at least, so that handing it over is not what is measured. */
 const LEAST = 4e8;
 /** How long a product runs before it counts, in milliseconds: the first of its kind until V8 has compiled it for good. */
-const FIRST_WARM_UP = 1000, WARM_UP = 60;
+const FIRST_WARM_UP = 2000, WARM_UP = 60;
 
 /** A product of one of Kosmos-2's shapes, ready to run: `count` times with weights of its own each, in one run of the backend. */
 interface Product {

@@ -72,7 +72,8 @@ export async function phases(run: Run): Promise<void> {
   await run.close("node-llama-cpp", (peak) => run.note(`llama.cpp: ${(peak / GB).toFixed(2)} GB of memory at most`));
 
   // PyTorch takes 12 GB, and what else runs is slower for it: apart from the rest
-  const torch = await peersOf(run, torches(run)), ours = (whats: readonly string[]) => entries(run, i8, whats).map((entry) => ({ ...entry, beside: "PyTorch" as const }));
+  const torch = await peersOf(run, torches(run)), ours = (whats: readonly string[]) => entries(run, i8, whats).map((entry): Entry =>
+    ({ ...entry, beside: "PyTorch", work: quick ? undefined : entry.work })); // shares of limits are those of the rows above
   const shared = ["vision", "prefill", ...(quick ? [] : [decode])];
   await run.part("phases beside PyTorch", () => run.group(sorted([...ours(shared), ...torch.filter(({ what }) => what !== caption)])));
   const [f32 = [], bf16 = []] = ["f32", "bf16"].map((dtype) => torch.filter((entry) => entry.what === caption && entry.dtype === dtype));
