@@ -1,8 +1,9 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in IEEE halves, finite. Threads share panels.
  *
- * As matmul_f32 with panels [⌈N / 8⌉][K][8] of halves, which are widened once for many rows, and in registers for few. A half becomes f32 in four instructions: sign-extend, shift its exponent
- * to where f32 has it, drop the copies of the sign, and multiply by 2¹¹² for the other bias (subnormals come out right too).
+ * As matmul_f32 with panels [⌈N / 8⌉][K][8] of halves, which are widened once for many rows (rows_f32.ts), and in registers for few. A half
+ * becomes f32 in four instructions: sign-extend, shift its exponent to where f32 has it, drop the copies of the sign, and multiply by 2¹¹²
+ * for the other bias (subnormals come out right too).
  *
  *                 n0 n1 n2 n3   n4 n5 n6 n7
  *               ┌─────────────┬─────────────┐  w: 2 vectors a step of k, mask and 2¹¹² beside them
@@ -13,28 +14,24 @@
  *               └─────────────┴─────────────┘
  */
 import { finish, keep } from "./epilogue";
-import { F32_BLOCK, rowsByF32, rowsOfPass } from "./matmul_f32";
-import { Matmul, SCRATCH } from "./record";
+import { Format, Matmul } from "./record";
+import { rowsByF32 } from "./rows_f32";
 import { share } from "./share";
 import { fma } from "./simd";
 
 export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3, panelBytes = <usize>op.K << 4;
   const from = share(panels, t, n), to = share(panels, t + 1, n);
-  const rows = rowsOfPass(op.K << 2);
-  for (let m0 = 0; m0 < op.M; m0 += rows) {
-    const m1 = min(m0 + rows, op.M);
-    let p = from;
-    if (op.scratch) for (; p < to; p++) widened(op, m0, m1, p << 3, op.w + <usize>p * panelBytes, op.scratch + <usize>t * SCRATCH);
-    if (m1 - m0 == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, m0, p << 3, op.w + <usize>p * panelBytes);
-    for (; p < to; p++) {
-      const j = p << 3, w = op.w + <usize>p * panelBytes;
-      let m = m0;
-      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, 4);
-      if (m + 3 == m1) tile(op, m, j, w, 3);
-      else if (m + 2 == m1) tile(op, m, j, w, 2);
-      else if (m < m1) tile(op, m, j, w, 1);
-    }
+  if (op.scratch) return rowsByF32(op, t, from, to, Format.f16);
+  let p = from;
+  if (op.M == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, p << 3, op.w + <usize>p * panelBytes);
+  for (; p < to; p++) {
+    const j = p << 3, w = op.w + <usize>p * panelBytes;
+    let m = 0;
+    for (; m + 4 <= op.M; m += 4) tile(op, m, j, w, 4);
+    if (m + 3 == op.M) tile(op, m, j, w, 3);
+    else if (m + 2 == op.M) tile(op, m, j, w, 2);
+    else if (m < op.M) tile(op, m, j, w, 1);
   }
 }
 
@@ -55,16 +52,11 @@ export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   return f32x4.mul(v128.and(i32x4.shl(bits, 13), mask), bias);
 }
 
-/** All rows by a panel that is widened to `wide`, a block of inputs at a time: the sums are those of matmul_f32. */
-function widened(op: Matmul, m0: i32, m1: i32, j: i32, w: usize, wide: usize): void {
+/** `inputs` steps of a panel's halves to f32. */
+export function widen(op: Matmul, w: usize, inputs: i32, wide: usize): void {
   const mask = maskOf(op), bias = biasOf(op);
-  for (let k0 = 0; k0 < op.K; k0 += F32_BLOCK) {
-    const k1 = min(k0 + F32_BLOCK, op.K);
-    for (let k = k0, to = wide; k < k1; k++, w += 16, to += 32) {
-      v128.store(to, four(v128.load16x4_s(w), mask, bias));
-      v128.store(to, four(v128.load16x4_s(w, 8), mask, bias), 16);
-    }
-    rowsByF32(op, m0, m1, j, k0, k1, wide);
+  for (const end = w + (<usize>inputs << 4); w < end; w += 16, wide += 32) {
+    v128.store(wide, four(v128.load16x4_s(w), mask, bias)); v128.store(wide, four(v128.load16x4_s(w, 8), mask, bias), 16);
   }
 }
 
@@ -92,17 +84,17 @@ function widened(op: Matmul, m0: i32, m1: i32, j: i32, w: usize, wide: usize): v
 }
 
 /** One row, two panels at once: enough sums under way to hide an addition's latency. */
-function tile_1x16(op: Matmul, m: i32, j: i32, w0: usize): void {
+function tile_1x16(op: Matmul, j: i32, w0: usize): void {
   const mask = maskOf(op), bias = biasOf(op);
-  let x = op.x + (<usize>m * op.ldx << 2), w1 = w0 + (<usize>op.K << 4);
+  let x = op.x, w1 = w0 + (<usize>op.K << 4);
   let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0;
   for (let end = x + (<usize>op.K << 2); x < end; x += 4, w0 += 16, w1 += 16) {
     const s = v128.load32_splat(x);
     a0 = fma(s, four(v128.load16x4_s(w0), mask, bias), a0); b0 = fma(s, four(v128.load16x4_s(w0, 8), mask, bias), b0);
     a1 = fma(s, four(v128.load16x4_s(w1), mask, bias), a1); b1 = fma(s, four(v128.load16x4_s(w1, 8), mask, bias), b1);
   }
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), count = op.N - j;
+  const dst = op.dst + (<usize>j << 2), count = op.N - j;
   keep(dst, a0, b0, count);
   keep(dst + 32, a1, b1, count - 8);
-  finish(op, m, 1, j, 2);
+  finish(op, 0, 1, j, 2);
 }

@@ -16,11 +16,10 @@
  * two roundings in every build: the same bits for any tile, M, n and machine.
  */
 import { finish, keep } from "./epilogue";
-import { rowsOfPass } from "./matmul_f32";
 import { panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
 import { widened } from "./rows_i16";
-import { share } from "./share";
+import { rowsOfPass, share } from "./share";
 import { mulAdd } from "./simd";
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {

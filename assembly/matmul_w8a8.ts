@@ -18,11 +18,10 @@
  * of w · scale of x) is added in f32, group after group: the same bits for any tile, M, n, build and machine.
  */
 import { finish, keep } from "./epilogue";
-import { rowsOfPass } from "./matmul_f32";
 import { scaled } from "./matmul_i8";
 import { panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
-import { share } from "./share";
+import { rowsOfPass, share } from "./share";
 
 /** How four products are added; the sums are the same. */
 export const WIDENED: i32 = 0, IN_HALVES: i32 = 1, AT_ONCE: i32 = 2;

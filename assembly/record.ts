@@ -15,7 +15,7 @@ export const RECORD_BYTES: usize = 96;
 export const GROUP: i32 = 128;
 /** Inputs of a share in 4-bit weights (matmul_i4.ts). */
 export const SHARED: i32 = 32;
-/** Bytes of a matmul's scratch for each thread (rows_i16.ts, matmul_f16.ts). */
+/** Bytes of a matmul's scratch for each thread (rows_i16.ts, rows_f32.ts). */
 export const SCRATCH: usize = 17408;
 /** Key/value rows of a cache block (attention.ts). */
 export const BLOCK: i32 = 64;
@@ -78,8 +78,8 @@ export namespace Limits {
  * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉]; for w8a8
  * int8 rows of quantize_i8 with theirs.
  * scratch: threads · SCRATCH bytes where weights that are packed smaller than they are multiplied get widened once for all rows; 0: as
- * they are met, which costs less for few rows. The same bits. Of 4 bits always, and ⌈K / 8⌉ · 128 bytes a thread where that is more;
- * of w8a8 never.
+ * they are met, which costs less for few rows. The same bits. Of f32 always, for sums; of 4 bits always, and ⌈K / 8⌉ · 128 bytes a thread
+ * where that is more; of w8a8 never.
  */
 @unmanaged export class Matmul extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;

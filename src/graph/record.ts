@@ -30,9 +30,9 @@ export type Kind = keyof typeof kinds;
 
 /** Formats of packed weights (weights/quant.ts); `rows` is a plain row of f32. */
 export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4, w8a8: 5 } as const;
-/** Bytes in which a thread widens a matmul's weights once for all rows; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
+/** Bytes in which a thread widens a matmul's weights once for all rows, or keeps f32 sums; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
 export const wideningBytes = {
-  f32: () => 0,
+  f32: () => SCRATCH,
   f16: (rows: number) => (rows > 8 ? SCRATCH : 0),
   i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
   i4: (_rows: number, inputs: number) => Math.max(SCRATCH, Math.ceil(inputs / 8) * 128),

@@ -142,7 +142,7 @@ test("three threads with barriers give the bits of one, and sleep and wake where
     }
     for (let i = 0; i < rounds; i++) { // back and forth between two places: a missing barrier shows
       const [from, to] = i % 2 ? [at + 8192, at] : [at, at + 8192];
-      writeRecord(new DataView(memory.buffer, LIST), i, "matmul_f32", { dst: to, ldd: D, x: from, ldx: D, w: 2 * at, ldr: 0, M, K: D, N: D, activation: 6 });
+      writeRecord(new DataView(memory.buffer, LIST), i, "matmul_f32", { dst: to, ldd: D, x: from, ldx: D, w: 2 * at, ldr: 0, M, K: D, N: D, activation: 6, scratch: 4 * at });
     }
   };
   const one = new Machine("plain");
