@@ -30,7 +30,7 @@ const ROWS: i32 = 276;
 const BLOCK: i32 = 1024, NARROW_BLOCK: i32 = 256;
 
 /** Rows from which on weights that come next are touched: of fewer the machine sees a stream as it is. */
-const LEAST: i32 = 24;
+const LEAST: i32 = 12;
 
 const SUMS: usize = NARROW_BLOCK << 5, ZEROS: usize = SUMS + (ROWS << 5), UNREAD: usize = ZEROS + 64;
 
