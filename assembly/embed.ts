@@ -3,7 +3,7 @@
  * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
  */
 import { half } from "./half";
-import { I4_GROUP, panelBytes, shareBytes } from "./pack";
+import { I4_GROUP, I8_GROUP, I8_OUTPUTS, I8_SCALES, I8_STEP, laneOfI8, offsetOfI8, panelBytes, shareBytes } from "./pack";
 import { Embed, Format, GROUP, SHARED } from "./record";
 import { share } from "./share";
 
@@ -35,13 +35,13 @@ function fromHalves(op: Embed, dst: usize, x: usize, sinusoid: usize): void {
 }
 
 function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
-  const lane = <usize>(id & 7);
-  let group = op.table + <usize>(id >> 3) * panelBytes(Format.i8, op.D);
-  for (let from = 0; from < op.D; from += GROUP, group += 32 + GROUP * 8) {
-    const scale = load<f32>(group + (lane << 2)), to = min(from + GROUP, op.D);
+  const lane = id % I8_OUTPUTS, offset = offsetOfI8(lane);
+  let group = op.table + <usize>(id / I8_OUTPUTS) * panelBytes(Format.i8, op.D);
+  for (let from = 0; from < op.D; from += GROUP, group += I8_GROUP) {
+    const scale = load<f32>(group + (<usize>lane << 2)), to = min(from + GROUP, op.D), numbers = group + I8_SCALES + laneOfI8(lane);
     for (let k = from; k < to; k++) {
-      const at = <usize>(((k - from) >> 1) * 16 + ((k - from) & 1)) + (lane << 1);
-      put(op, dst, k, scale * <f32>load<i8>(group + at, 32), sinusoid);
+      const at = <usize>((k - from) >> 1) * I8_STEP + <usize>(((k - from) & 1) << 1);
+      put(op, dst, k, scale * <f32><i8>(<i32>load<u8>(numbers + at) - offset), sinusoid);
     }
   }
 }

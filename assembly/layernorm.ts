@@ -6,7 +6,7 @@
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { GROUP, Layernorm } from "./record";
-import { clear, clearBytes, inverseOf, nearest, scaleOf, store4, store4bytes, storeScale } from "./quantize";
+import { clear, clearBytes, inverseOf, nearest, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
 import { firstLanes, largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
@@ -89,19 +89,19 @@ function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, me
   const from = g * GROUP, to = min(from + GROUP, op.D), whole = from + ((to - from) & ~3), rest = to - whole;
   const centre = f32x4.splat(mean), scale = f32x4.splat(factor), at = <usize>from << 2, end = <usize>whole << 2;
   const gamma = op.gamma, beta = op.beta;
-  let size = f32x4.splat(0);
+  let size = f32x4.splat(0), sums = size;
   for (let i = at; i < end; i += 16) {
     size = f32x4.pmax(size, f32x4.abs(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i))));
   }
   if (rest) size = f32x4.pmax(size, f32x4.abs(four(op, x, whole, rest, centre, scale)));
-  const top = largest(size), inverse = inverseOf(top, 32767);
-  store<f32>(op.scales + ((<usize>m * groups + g) << 2), scaleOf(top, 32767));
-  const factors = f32x4.splat(inverse);
+  const top = largest(size), inverse = inverseOf(top, 32767), factors = f32x4.splat(inverse);
   for (let i = at; i < end; i += 16) {
     const v = nearest(f32x4.mul(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i)), factors));
     v128.store64_lane(quantized + (i >> 1), i16x8.narrow_i32x4_s(v, v), 0);
+    sums = i32x4.add(sums, v);
   }
-  if (rest) store4(quantized + (<usize>whole << 1), four(op, x, whole, rest, centre, scale), inverse);
+  if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>whole << 1), four(op, x, whole, rest, centre, scale), inverse));
+  storeScale(op.scales + ((<usize>m * groups + g) << 3), top, sums);
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
   if (g == groups - 1) clear(quantized, op.D, op.ldq);
 }
@@ -124,7 +124,7 @@ function bytesGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, mean: 
     sums = i32x4.add(sums, v);
   }
   if (rest) sums = i32x4.add(sums, store4bytes(bytes + whole, four(op, x, whole, rest, centre, scale), inverse));
-  storeScale(op.scales + ((<usize>m * groups + g) << 3), top, sums);
+  storeScaleOfBytes(op.scales + ((<usize>m * groups + g) << 3), top, sums);
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
   if (g == groups - 1) clearBytes(bytes, op.D, op.ldq);
 }

@@ -56,7 +56,7 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
 function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
   // The kind, 15, is the mask: V8 would build a constant anew at every use in a loop.
   const low = i16x8.splat(<i16>op.kind), middle = i16x8.shl(low, 4), high = i16x8.shl(low, 8);
-  let x = op.x + (<usize>m * op.ldx << 1), xScale = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 2);
+  let x = op.x + (<usize>m * op.ldx << 1), xScale = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 3);
   let A = f32x4.splat(0), B = A;
   for (let left = op.K; left > 0; left -= GROUP) {
     const scales = w, inputs = min(left, GROUP);
@@ -88,7 +88,7 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
     }
     A = scaled(A, a, v128.load(scales), xScale);
     B = scaled(B, b, v128.load(scales, 16), xScale);
-    xScale += 4;
+    xScale += 8;
   }
   keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
   finish(op, m, 1, j, 1);

@@ -2,41 +2,38 @@
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in int8, x in int16 (quantize), each with a scale per GROUP inputs.
  * Threads share panels.
  *
- * A panel of 8 outputs: for each group 8 f32 scales, then ⌈inputs / 2⌉ steps of [8 outputs][2 inputs]. One step:
+ * A panel of 16 outputs: for each group 16 f32 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs] lanes of 16 bits. A lane has an output's number
+ * + 128 in its low byte and that of the output four further in its high byte: 256 v + u + 128, multiplied as it is. One step:
  *
- *                        n0 n1 n2 n3   n4 n5 n6 n7
- *                      ┌─────────────┬─────────────┐  w: 16 bytes, widened to 2 vectors of 8 int16
- *     x[m, k:k+2]   ─► │     a0      │     b0      │  x: 1 splat of a pair; the last 1 … 3 rows have tiles of their own
- *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32
- *     x[m+2, k:k+2] ─► │     a2      │     b2      │
- *     x[m+3, k:k+2] ─► │     a3      │     b3      │  16 · 4 products from 6 loads
- *                      └─────────────┴─────────────┘
+ *                        n0 n1 n2 n3   n4 n5 n6 n7   n8 … n11     n12 … n15
+ *                      ┌─────────────┬─────────────┬────────────┬────────────┐  w: 2 vectors; shifted right by 8 they are the second one's
+ *     x[m, k:k+2]   ─► │     a0      │     b0      │     c0     │     d0     │  x: 1 splat of a pair
+ *     x[m+1, k:k+2] ─► │     a1      │     b1      │     c1     │     d1     │  16 sums of pair products (dot_i16x8) in int32;
+ *                      └─────────────┴─────────────┴────────────┴────────────┘  32 · 2 products from 4 loads
  *
- * A group's sum is exact: 127 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with
- * two roundings in every build: the same bits for any tile, M, n and machine.
+ * a and c begin at −128 Σ x of the group (quantize has it ready) and may overflow; a − 256 b is Σ x · u all the same, modulo 2³² and so
+ * exactly: 127 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with two roundings in every
+ * build: the same bits for any tile, M, n and machine.
+ *
+ * Few rows wait for weights: what counts is that there are few instructions a byte, and that x, which weights push out of the first-level
+ * cache, is read once for 16 outputs (bench/RESULTS.md).
  */
 import { finish, keep } from "./epilogue";
-import { panelBytes } from "./pack";
+import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
 import { widened } from "./rows_i16";
-import { rowsOfPass, share } from "./share";
+import { share } from "./share";
 import { mulAdd } from "./simd";
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   if (op.scratch) return widened(op, t, n, Format.i8);
-  const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i8, op.K);
-  const from = share(panels, t, n), to = share(panels, t + 1, n);
-  const rows = rowsOfPass(op.K << 1);
-  for (let m0 = 0; m0 < op.M; m0 += rows) {
-    const m1 = min(m0 + rows, op.M);
-    for (let p = from; p < to; p++) {
-      const j = p << 3, w = op.w + <usize>p * bytes;
-      let m = m0;
-      for (; m + 4 <= m1; m += 4) tile(op, m, j, w, 4);
-      if (m + 3 == m1) tile(op, m, j, w, 3);
-      else if (m + 2 == m1) tile(op, m, j, w, 2);
-      else if (m < m1) tile_1x8(op, m, j, w);
-    }
+  const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS, bytes = panelBytes(Format.i8, op.K);
+  const to = share(panels, t + 1, n);
+  for (let p = share(panels, t, n); p < to; p++) {
+    const w = op.w + <usize>p * bytes;
+    let m = 0;
+    for (; m + 2 <= op.M; m += 2) tile(op, m, p * I8_OUTPUTS, w, 2);
+    if (m < op.M) tile(op, m, p * I8_OUTPUTS, w, 1);
   }
 }
 
@@ -46,78 +43,55 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   return mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, v128.load32_splat(xScale)), total);
 }
 
-/** `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. */
+/** What is left of sums of low bytes when those of the high ones in the same lanes are taken away. */
+// @ts-ignore: decorator
+@inline function low(both: v128, high: v128): v128 {
+  return i32x4.sub(both, i32x4.shl(high, 8));
+}
+
+/** `rows` (1 or 2, a constant: the compiler makes a tile of each) by 16 outputs. */
 // @ts-ignore: decorator
 @inline function tile(op: Matmul, m: i32, j: i32, w: usize, rows: i32): void {
-  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 2;
-  let x0 = op.x + <usize>m * step, x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
-  let s0 = op.scales + <usize>m * scaleStep, s1 = s0 + scaleStep, s2 = s1 + scaleStep, s3 = s2 + scaleStep;
-  let A0 = f32x4.splat(0), A1 = A0, A2 = A0, A3 = A0, B0 = A0, B1 = A0, B2 = A0, B3 = A0;
+  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3;
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = s0 + scaleStep;
+  let A0 = f32x4.splat(0), B0 = A0, C0 = A0, D0 = A0, A1 = A0, B1 = A0, C1 = A0, D1 = A0;
   for (let left = op.K; left > 0; left -= GROUP) {
-    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
-    w += 32;
-    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, p1 = a0, p2 = a0, p3 = a0;
-    const end = x0 + (<usize>min(left, GROUP) << 1);
+    const wScales = w, end = x0 + (<usize>min(left, GROUP) << 1);
+    w += I8_SCALES;
+    let a0 = v128.load32_splat(s0, 4), b0 = i32x4.splat(0), c0 = a0, d0 = b0, a1 = b0, b1 = b0, c1 = b0, d1 = b0, p1 = b0;
+    if (rows > 1) { a1 = v128.load32_splat(s1, 4); c1 = a1; }
     do {
       const p0 = v128.load32_splat(x0);
       if (rows > 1) p1 = v128.load32_splat(x1);
-      if (rows > 2) p2 = v128.load32_splat(x2);
-      if (rows > 3) p3 = v128.load32_splat(x3);
-      let v = v128.load8x8_s(w);
+      let v = v128.load(w);
       a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p0, v));
       if (rows > 1) a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p1, v));
-      if (rows > 2) a2 = i32x4.add(a2, i32x4.dot_i16x8_s(p2, v));
-      if (rows > 3) a3 = i32x4.add(a3, i32x4.dot_i16x8_s(p3, v));
-      v = v128.load8x8_s(w, 8);
+      v = i16x8.shr_s(v, 8);
       b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p0, v));
       if (rows > 1) b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p1, v));
-      if (rows > 2) b2 = i32x4.add(b2, i32x4.dot_i16x8_s(p2, v));
-      if (rows > 3) b3 = i32x4.add(b3, i32x4.dot_i16x8_s(p3, v));
-      x0 += 4; w += 16;
+      v = v128.load(w, 16);
+      c0 = i32x4.add(c0, i32x4.dot_i16x8_s(p0, v));
+      if (rows > 1) c1 = i32x4.add(c1, i32x4.dot_i16x8_s(p1, v));
+      v = i16x8.shr_s(v, 8);
+      d0 = i32x4.add(d0, i32x4.dot_i16x8_s(p0, v));
+      if (rows > 1) d1 = i32x4.add(d1, i32x4.dot_i16x8_s(p1, v));
+      x0 += 4; w += I8_STEP;
       if (rows > 1) x1 += 4;
-      if (rows > 2) x2 += 4;
-      if (rows > 3) x3 += 4;
     } while (x0 < end);
-    A0 = scaled(A0, a0, wScaleA, s0); B0 = scaled(B0, b0, wScaleB, s0); s0 += 4;
-    if (rows > 1) { A1 = scaled(A1, a1, wScaleA, s1); B1 = scaled(B1, b1, wScaleB, s1); s1 += 4; }
-    if (rows > 2) { A2 = scaled(A2, a2, wScaleA, s2); B2 = scaled(B2, b2, wScaleB, s2); s2 += 4; }
-    if (rows > 3) { A3 = scaled(A3, a3, wScaleA, s3); B3 = scaled(B3, b3, wScaleB, s3); s3 += 4; }
+    const wa = v128.load(wScales), wb = v128.load(wScales, 16), wc = v128.load(wScales, 32), wd = v128.load(wScales, 48);
+    A0 = scaled(A0, low(a0, b0), wa, s0); B0 = scaled(B0, b0, wb, s0); C0 = scaled(C0, low(c0, d0), wc, s0); D0 = scaled(D0, d0, wd, s0);
+    s0 += 8;
+    if (rows > 1) {
+      A1 = scaled(A1, low(a1, b1), wa, s1); B1 = scaled(B1, b1, wb, s1); C1 = scaled(C1, low(c1, d1), wc, s1); D1 = scaled(D1, d1, wd, s1);
+      s1 += 8;
+    }
   }
   const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
   keep(dst, A0, B0, count);
-  if (rows > 1) keep(dst + ldd, A1, B1, count);
-  if (rows > 2) keep(dst + 2 * ldd, A2, B2, count);
-  if (rows > 3) keep(dst + 3 * ldd, A3, B3, count);
-  finish(op, m, rows, j, 1);
-}
-
-/** One row, four steps a turn: weights come from memory as fast as they can be taken, so that what counts is instructions a byte. */
-function tile_1x8(op: Matmul, m: i32, j: i32, w: usize): void {
-  let x = op.x + (<usize>m * op.ldx << 1), scales = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 2);
-  let A = f32x4.splat(0), B = A;
-  for (let left = op.K; left > 0; left -= GROUP) {
-    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
-    w += 32;
-    let a = i32x4.splat(0), b = a;
-    const end = x + (<usize>min(left, GROUP) << 1);
-    for (; x + 16 <= end; x += 16, w += 64) {
-      const v = v128.load(x);
-      let p = v128.shuffle<i32>(v, v, 0, 0, 0, 0);
-      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 8)));
-      p = v128.shuffle<i32>(v, v, 1, 1, 1, 1);
-      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 16))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 24)));
-      p = v128.shuffle<i32>(v, v, 2, 2, 2, 2);
-      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 32))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 40)));
-      p = v128.shuffle<i32>(v, v, 3, 3, 3, 3);
-      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 48))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 56)));
-    }
-    for (; x < end; x += 4, w += 16) {
-      const p = v128.load32_splat(x);
-      a = i32x4.add(a, i32x4.dot_i16x8_s(p, v128.load8x8_s(w))); b = i32x4.add(b, i32x4.dot_i16x8_s(p, v128.load8x8_s(w, 8)));
-    }
-    A = scaled(A, a, wScaleA, scales); B = scaled(B, b, wScaleB, scales);
-    scales += 4;
+  if (count > 8) keep(dst + 32, C0, D0, count - 8);
+  if (rows > 1) {
+    keep(dst + ldd, A1, B1, count);
+    if (count > 8) keep(dst + ldd + 32, C1, D1, count - 8);
   }
-  keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
-  finish(op, m, 1, j, 1);
+  finish(op, m, rows, j, 2);
 }

@@ -1,5 +1,5 @@
 /**
- * Rows of a checkpoint's matrix w[N, K] (F32, F16 or BF16, at any alignment) → panels of 8 outputs, or plain f32 rows.
+ * Rows of a checkpoint's matrix w[N, K] (F32, F16 or BF16, at any alignment) → panels of outputs, or plain f32 rows.
  * The same bits as src/weights/quant.ts, where the formats are described. Threads share panels (rows for Format.rows).
  */
 import { halves, toHalves } from "./half";
@@ -14,13 +14,13 @@ export function pack(op: Pack, t: i32, n: i32): void {
     for (let row = share(op.N, t, n); row < to; row++) plainRow(op, rowOf(op, row), op.dst + (<usize>row * op.K << 2));
     return;
   }
-  const panels = (op.N + 7) >> 3, bytes = panelBytes(op.format, op.K);
+  const width = op.format == Format.i8 ? I8_OUTPUTS : 8, panels = (op.N + width - 1) / width, bytes = panelBytes(op.format, op.K);
   const to = share(panels, t + 1, n);
   for (let p = share(panels, t, n); p < to; p++) {
-    const dst = op.dst + <usize>p * bytes, rows = min(8, op.N - (p << 3));
-    if (rows < 8) memory.fill(dst, 0, bytes);
+    const dst = op.dst + <usize>p * bytes, rows = min(width, op.N - p * width);
+    if (rows < width) memory.fill(dst, 0, bytes);
     for (let lane = 0; lane < rows; lane++) {
-      const src = rowOf(op, (p << 3) + lane);
+      const src = rowOf(op, p * width + lane);
       if (op.format == Format.f32) lane_f32(op, src, dst + (<usize>lane << 2));
       else if (op.format == Format.f16) lane_f16(op, src, dst + (<usize>lane << 1));
       else if (op.format == Format.i8) lane_i8(op, src, dst, lane);
@@ -36,7 +36,22 @@ export function panelBytes(format: u32, K: i32): usize {
   const rest = K % GROUP;
   if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? 32 + shareBytes(rest) + <usize>((rest + 7) >> 3) * 32 : 0);
   if (format == Format.w8a8) return <usize>(K / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 3) >> 2) * 32 : 0);
-  return <usize>(K / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 1) >> 1) * 16 : 0);
+  return <usize>(K / GROUP) * I8_GROUP + (rest ? I8_SCALES + <usize>((rest + 1) >> 1) * I8_STEP : 0);
+}
+
+/** Outputs of a panel of int8, bytes of a group's scales, of two inputs and of a whole group. */
+export const I8_OUTPUTS: i32 = 16, I8_SCALES: usize = 64, I8_STEP: usize = 32, I8_GROUP: usize = I8_SCALES + <usize>(GROUP >> 1) * I8_STEP;
+
+/** Where in a step of int8 the first input of an output lies; the second is two bytes further. */
+// @ts-ignore: decorator
+@inline export function laneOfI8(lane: i32): usize {
+  return <usize>(((lane >> 3) << 4) + ((lane & 3) << 2) + ((lane >> 2) & 1));
+}
+
+/** What is added to an output's int8: 128 to those that are low bytes of 16-bit lanes. */
+// @ts-ignore: decorator
+@inline export function offsetOfI8(lane: i32): i32 {
+  return lane & 4 ? 0 : 128;
 }
 
 /** Bytes of a whole group of 8 outputs in 4 bits. */
@@ -106,19 +121,20 @@ function lane_f16(op: Pack, src: usize, dst: usize): void {
 }
 
 function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
-  for (let from = 0; from < op.K; from += GROUP, group += 32 + GROUP * 8) {
+  const offset = i32x4.splat(offsetOfI8(lane));
+  for (let from = 0; from < op.K; from += GROUP, group += I8_GROUP) {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
     const top = largest(size), inverse = f32x4.splat(inverseOf(top, 127));
     store<f32>(group + (<usize>lane << 2), scaleOf(top, 127));
-    let dst = group + (<usize>lane << 1);
-    for (let k = from; k < to; k += 4, dst += 32) {
-      let v = nearest(f32x4.mul(four(op, src, k, to), inverse));
-      v = i16x8.narrow_i32x4_s(v, v);
-      v = i8x16.narrow_i16x8_s(v, v);
-      v128.store16_lane(dst, v, 0, 32);
-      if (k + 2 < to) v128.store16_lane(dst, v, 1, 48);
+    let dst = group + I8_SCALES + laneOfI8(lane);
+    for (let k = from; k < to; k += 4, dst += 2 * I8_STEP) {
+      const v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), offset);
+      v128.store8_lane(dst, v, 0); v128.store8_lane(dst, v, 4, 2);
+      if (k + 2 < to) {
+        v128.store8_lane(dst, v, 8, 32); v128.store8_lane(dst, v, 12, 34);
+      }
     }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * dst[M, K] in int16 and scales[M, ⌈K / GROUP⌉] with x ≈ scale · dst: the largest number of a group becomes ±32767.
- * quantize_i8: the same in int8, ±127, each scale beside −64 Σ of its group's int8 (what matmul_w8a8's sums begin with).
+ * dst[M, K] in int16 with x ≈ scale · dst: the largest number of a group becomes ±32767; and for each group its scale beside −128 Σ of its
+ * int16, what half of matmul_i8's sums begin with. quantize_i8: the same in int8, ±127, and −64 Σ, for matmul_w8a8.
  * Columns K … ldd − 1 become 0 (ldd ≥ K rounded up to 8). Threads share groups, so that one row is work for all.
  */
 import { GROUP, Quantize } from "./record";
@@ -13,11 +13,11 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
   for (let i = share(op.M * groups, t, n); i < to; i++) {
     const m = i / groups, g = i % groups, from = g * GROUP, count = min(GROUP, op.K - from);
     const x = op.x + ((<usize>m * op.ldx + from) << 2), dst = op.dst + ((<usize>m * op.ldd + from) << 1);
-    let size = f32x4.splat(0);
+    let size = f32x4.splat(0), sums = size;
     for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
     const top = largest(size), inverse = inverseOf(top, 32767);
-    store<f32>(op.scales + (<usize>i << 2), scaleOf(top, 32767));
-    for (let k = 0; k < count; k += 4) store4(dst + (<usize>k << 1), four(x, k, count), inverse);
+    for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4(dst + (<usize>k << 1), four(x, k, count), inverse));
+    storeScale(op.scales + (<usize>i << 3), top, sums);
     if (g == groups - 1) clear(dst, count, op.ldd - from);
   }
 }
@@ -32,7 +32,7 @@ export function quantize_i8(op: Quantize, t: i32, n: i32): void {
     for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
     const top = largest(size), inverse = inverseOf(top, 127);
     for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4bytes(dst + k, four(x, k, count), inverse));
-    storeScale(op.scales + (<usize>i << 3), top, sums);
+    storeScaleOfBytes(op.scales + (<usize>i << 3), top, sums);
     if (g == groups - 1) clearBytes(dst, count, op.ldd - from);
   }
 }
@@ -62,10 +62,11 @@ export function inverseOf(top: f32, limit: f32): f32 {
   return i32x4.sub(f32x4.add(v, f32x4.splat(12582912)), i32x4.splat(0x4b400000));
 }
 
-/** Four columns as int16. A last part writes zeros into the padding. */
-export function store4(dst: usize, v: v128, inverse: f32): void {
+/** Four columns as int16, and returned in int32. A last part writes zeros into the padding. */
+export function store4(dst: usize, v: v128, inverse: f32): v128 {
   const whole = nearest(f32x4.mul(v, f32x4.splat(inverse)));
   v128.store64_lane(dst, i16x8.narrow_i32x4_s(whole, whole), 0);
+  return whole;
 }
 
 /** Zeros from the first column that store4 did not write to column `end`. */
@@ -81,11 +82,20 @@ export function store4bytes(dst: usize, v: v128, inverse: f32): v128 {
   return whole;
 }
 
-/** The scale of a group of int8 whose largest number stands for `top`, and −64 times what its four sums come to. */
+/** The scale of a group of int16 whose largest number stands for `top`, and −128 times what its four sums come to. */
 export function storeScale(dst: usize, top: f32, sums: v128): void {
+  store<f32>(dst, scaleOf(top, 32767));
+  store<i32>(dst, -128 * sumOf(sums), 4);
+}
+
+/** The same of int8, −64 times. */
+export function storeScaleOfBytes(dst: usize, top: f32, sums: v128): void {
   store<f32>(dst, scaleOf(top, 127));
-  const sum = i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) + i32x4.extract_lane(sums, 3);
-  store<i32>(dst, -64 * sum, 4);
+  store<i32>(dst, -64 * sumOf(sums), 4);
+}
+
+function sumOf(v: v128): i32 {
+  return i32x4.extract_lane(v, 0) + i32x4.extract_lane(v, 1) + i32x4.extract_lane(v, 2) + i32x4.extract_lane(v, 3);
 }
 
 /** As clear, of int8. */

@@ -75,8 +75,8 @@ export namespace Limits {
 }
 
 /**
- * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales [M, ⌈K / GROUP⌉]; for w8a8
- * int8 rows of quantize_i8 with theirs.
+ * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales; for w8a8 int8 rows of
+ * quantize_i8 with theirs.
  * scratch: threads · SCRATCH bytes where weights that are packed smaller than they are multiplied get widened once for all rows; 0: as
  * they are met, which costs less for few rows. The same bits. Of f32 always, for sums; of 4 bits always, and ⌈K / 8⌉ · 128 bytes a thread
  * where that is more; of w8a8 never.
@@ -87,8 +87,8 @@ export namespace Limits {
 }
 
 /**
- * dst: int16 [M, ldd], scales: f32 [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0.
- * quantize_i8: dst int8, scales { scale: f32, −64 Σ of the group's numbers: i32 } [M, ⌈K / GROUP⌉].
+ * dst: int16 [M, ldd], scales { scale: f32, −128 Σ of the group's numbers: i32 } [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0.
+ * quantize_i8: dst int8, −64 Σ.
  */
 @unmanaged export class Quantize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; K: i32; scales: usize; }
 

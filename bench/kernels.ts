@@ -58,7 +58,7 @@ for (const [K, N] of [[192, 768], [1024, 4096], [2048, 2048]] as const) for (con
 }
 for (const K of [2048, 8192]) for (const format of formats) {
   report(`matmul_${format} 1×${K} from memory`, () => {
-    const N = 8 * Math.floor(WEIGHT_BYTES / packedBytes(format, 8, K)), time = product(format, 1, K, N);
+    const N = 16 * Math.floor(WEIGHT_BYTES / packedBytes(format, 16, K)), time = product(format, 1, K, N);
     return `${(packedBytes(format, N, K) / time / 1e9).toFixed(1)} GB/s, ${((N * K) / time / 1e9).toFixed(1)} G weights/s`;
   });
 }

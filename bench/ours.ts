@@ -19,7 +19,7 @@ import { Kosmos2ForConditionalGeneration, type LoadOptions } from "#src/modeling
 import { Profiler, type ProfiledOperation } from "#src/profile.js";
 import { Kosmos2Processor } from "#src/processor/processor.js";
 import { tensor } from "#src/tensor.js";
-import { type Format, packedBytes, PANEL } from "#src/weights/quant.js";
+import { type Format, packedBytes, panelOf } from "#src/weights/quant.js";
 import { goldens, noGoldens, root } from "../test/support.js";
 import type { Answers } from "./replay.js";
 import { serve } from "./serve.js";
@@ -92,7 +92,7 @@ async function prepare(dtype: Format, M: number, K: number, N: number, threads: 
   };
 
   // Weights: a few rows, packed as a load would pack them, again and again.
-  const rows = Math.min(N, Math.ceil(2 ** 20 / K / PANEL) * PANEL);
+  const rows = Math.min(N, Math.ceil(2 ** 20 / K / panelOf(dtype)) * panelOf(dtype));
   const source = backend.alloc(rows * K * 4);
   backend.write(source, bytesOf(noise(rows * K).map((x) => x * 0.04)));
   const once = backend.alloc(packedBytes(dtype, rows, K)), list = new Uint8Array(RECORD_BYTES);

@@ -17,7 +17,7 @@ import { Kosmos2Config } from "../model/config.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { checkNumbers } from "../weights/load.js";
 import { packHeader, packInfo, packVersion, planPack, sourceLine, type PackFacts, type PlannedPart } from "../weights/packs.js";
-import { PANEL, clearOutput, panelBytes, type Format } from "../weights/quant.js";
+import { clearOutput, panelBytes, panelOf, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { embedTokens, findTensors, lmHead, shapeOf, type FoundTensor, type Logger } from "../weights/tensors.js";
 
@@ -169,8 +169,8 @@ class Packing {
 
   #blocksOf(file: number, part: PlannedPart, start: number): Block[] {
     const { spec, format, from, to } = part, tensor = this.#tensors.get(spec.name)!, { N, K } = shapeOf(spec), { stored } = tensor;
-    const rowBytes = (stored.end - stored.start) / N, unit = format === "rows" ? 1 : PANEL, unitBytes = format === "rows" ? K * 4 : panelBytes(format, K);
-    const last = format === "rows" ? N : Math.min(N, to * PANEL), step = Math.max(1, Math.floor((this.options.blockBytes ?? 2 ** 23) / rowBytes / unit)) * unit;
+    const rowBytes = (stored.end - stored.start) / N, unit = format === "rows" ? 1 : panelOf(format), unitBytes = format === "rows" ? K * 4 : panelBytes(format, K);
+    const last = format === "rows" ? N : Math.min(N, to * unit), step = Math.max(1, Math.floor((this.options.blockBytes ?? 2 ** 23) / rowBytes / unit)) * unit;
     const blocks: Block[] = [];
     for (let row = from * unit; row < last; row += step) {
       const rows = Math.min(step, last - row);
@@ -290,7 +290,7 @@ class Packing {
 
   /** Hashes begin anew with each tensor and part. */
   #begin({ part, row }: Block): void {
-    const unit = part.format === "rows" ? 1 : PANEL;
+    const unit = part.format === "rows" ? 1 : panelOf(part.format);
     if (row === 0) this.#source = sha256();
     if (row === part.from * unit) this.#part = sha256();
   }
@@ -356,8 +356,8 @@ class Packing {
     const bytes = backend.view(address, packed) ?? (await backend.read(address, packed));
     const { padTokenId } = this.config.textConfig, table = this.#tensors.has(embedTokens) ? embedTokens : lmHead;
     if (tensor.spec.name === table && format !== "rows" && padTokenId >= row && padTokenId < row + rows) {
-      const { K } = shapeOf(spec), size = panelBytes(format, K), panel = Math.floor((padTokenId - row) / PANEL);
-      clearOutput(format, bytes.subarray(panel * size, (panel + 1) * size), K, padTokenId % PANEL);
+      const { K } = shapeOf(spec), size = panelBytes(format, K), outputs = panelOf(format), panel = Math.floor((padTokenId - row) / outputs);
+      clearOutput(format, bytes.subarray(panel * size, (panel + 1) * size), K, padTokenId % outputs);
     }
     return bytes;
   }

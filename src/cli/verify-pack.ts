@@ -5,7 +5,7 @@ import { GROUP, SHARED } from "../graph/record.js";
 import { Kosmos2Config } from "../model/config.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { findPacked, packInfo, sourceLine, type PackInfo } from "../weights/packs.js";
-import { PANEL, fromBF16, fromF16, grouped, isGrouped, panelBytes, type Format } from "../weights/quant.js";
+import { fromBF16, fromF16, type Grouped, isGrouped, offsetOf, panelBytes, panelOf, placeByte, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { embedTokens, findTensors, type FoundTensor } from "../weights/tensors.js";
 
@@ -60,7 +60,7 @@ export async function verifyPack(options: VerifyPackOptions): Promise<VerifiedPa
       for (const tensor of found) {
         const { spec: { name }, stored } = tensor;
         const difference = new Difference(), hashes = new Hashes(), { format, N, K, parts } = packed.get(name)!;
-        const unit = format === "rows" ? 1 : PANEL, unitBytes = format === "rows" ? K * 4 : panelBytes(format, K), rowBytes = (stored.end - stored.start) / N;
+        const unit = format === "rows" ? 1 : panelOf(format), unitBytes = format === "rows" ? K * 4 : panelBytes(format, K), rowBytes = (stored.end - stored.start) / N;
         const step = Math.max(1, Math.floor(BLOCK_BYTES / rowBytes / unit)) * unit;
         let row = 0;
         for (const part of parts) {
@@ -141,8 +141,9 @@ class Difference {
   /** @param packed rows 0 … rows − 1 of `w`, beginning with a panel */
   add(format: Format | "rows", packed: Uint8Array<ArrayBuffer>, w: Float32Array, rows: number, K: number): void {
     if (format === "rows") return this.#plain(new Float32Array(packed.buffer), w, rows * K);
-    for (let row = 0; row < rows; row += PANEL) {
-      const panel = new DataView(packed.buffer, (row / PANEL) * panelBytes(format, K), panelBytes(format, K)), lanes = Math.min(PANEL, rows - row);
+    const outputs = panelOf(format), bytes = panelBytes(format, K);
+    for (let row = 0; row < rows; row += outputs) {
+      const panel = new DataView(packed.buffer, (row / outputs) * bytes, bytes), lanes = Math.min(outputs, rows - row);
       if (isGrouped(format)) this.#groups(format, panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
       else if (format === "i4") this.#i4(panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
       else this.#floats(format, panel, w.subarray(row * K, (row + lanes) * K), lanes, K);
@@ -156,45 +157,37 @@ class Difference {
   #floats(format: "f32" | "f16", panel: DataView, w: Float32Array, lanes: number, K: number): void {
     for (let lane = 0; lane < lanes; lane++)
       for (let k = 0; k < K; k++) {
-        const x = w[lane * K + k], at = k * PANEL + lane;
+        const x = w[lane * K + k], at = k * 8 + lane;
         if (format === "f32") this.#one(x, panel.getFloat32(at * 4, true), 0);
         else this.#one(x, fromF16(panel.getUint16(at * 2, true)), Math.max(Math.abs(x) * 2 ** -11, 2 ** -25)); // half a unit of the last of 11 bits; of a subnormal
       }
   }
 
-  #groups(format: keyof typeof grouped, panel: DataView, w: Float32Array, lanes: number, K: number): void {
-    const { step, offset } = grouped[format];
-    for (let from = 0, group = 0; from < K; from += GROUP) {
-      const count = Math.min(GROUP, K - from);
+  #groups(format: Grouped, panel: DataView, w: Float32Array, lanes: number, K: number): void {
+    for (let from = 0; from < K; from += GROUP) {
+      const count = Math.min(GROUP, K - from), group = panelBytes(format, from);
       for (let lane = 0; lane < lanes; lane++) {
         // half a step, and what rounding scale and quotient may add to it: 127 · 3 · 2⁻²⁴ of a step
-        const scale = panel.getFloat32(group + lane * 4, true), limit = scale * 0.50003 + 2 ** -100;
-        let at = group + PANEL * 4 + lane * step, side = 0;
-        for (let k = 0; k < count; k++) {
-          this.#one(w[lane * K + from + k], scale * (panel.getInt8(at + side) - offset), limit);
-          if (++side === step) {
-            at += PANEL * step;
-            side = 0;
-          }
-        }
+        const scale = panel.getFloat32(group + lane * 4, true), limit = scale * 0.50003 + 2 ** -100, offset = offsetOf(format, lane);
+        for (let k = 0; k < count; k++)
+          this.#one(w[lane * K + from + k], scale * (((panel.getInt8(group + placeByte(format, k, lane)) - offset) << 24) >> 24), limit);
       }
-      group += PANEL * 4 + Math.ceil(count / step) * step * PANEL;
     }
   }
 
   #i4(panel: DataView, w: Float32Array, lanes: number, K: number): void {
     for (let from = 0, group = 0; from < K; from += GROUP) {
-      const count = Math.min(GROUP, K - from), numbers = group + PANEL * 4 + Math.ceil(count / SHARED) * PANEL;
+      const count = Math.min(GROUP, K - from), numbers = group + 32 + Math.ceil(count / SHARED) * 8;
       for (let lane = 0; lane < lanes; lane++) {
         const scale = panel.getFloat32(group + lane * 4, true);
         for (let k = 0; k < count; k++) {
-          const step = Math.fround(scale * panel.getInt8(group + PANEL * 4 + Math.floor(k / SHARED) * PANEL + lane)), wanted = w[lane * K + from + k];
-          const number = ((panel.getUint16(numbers + (k >> 3) * PANEL * 4 + lane * 4 + (k & 1) * 2, true) >> (((k >> 1) & 3) * 4)) & 15) - 8;
+          const step = Math.fround(scale * panel.getInt8(group + 32 + Math.floor(k / SHARED) * 8 + lane)), wanted = w[lane * K + from + k];
+          const number = ((panel.getUint16(numbers + (k >> 3) * 32 + lane * 4 + (k & 1) * 2, true) >> (((k >> 1) & 3) * 4)) & 15) - 8;
           // half a step, or how far a number is beyond the last one; none where there is no step
           this.#one(wanted, step * number, (step === 0 ? 0 : Math.max(Math.abs(step) * 0.50001, wanted * Math.sign(step) - 7 * Math.abs(step), -wanted * Math.sign(step) - 8 * Math.abs(step)) * 1.000001) + 2 ** -100);
         }
       }
-      group = numbers + Math.ceil(count / 8) * PANEL * 4;
+      group = numbers + Math.ceil(count / 8) * 32;
     }
   }
 

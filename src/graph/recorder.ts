@@ -520,7 +520,7 @@ export class Recorder implements Graph {
     const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
     const norm = x.norm?.places.scales ? undefined : x.norm, first = norm?.index ?? this.operations.length;
     const numbers = { slot: this.slot(x.rows * stride * size, first), offset: 0 };
-    const scales = { slot: this.slot(x.rows * groups * (size === 2 ? 4 : 8), first), offset: 0 };
+    const scales = { slot: this.slot(x.rows * groups * 8, first), offset: 0 };
     if (norm) {
       Object.assign(norm.places, { [size === 2 ? "quantized" : "bytes"]: numbers, scales });
       norm.fields.ldq = stride;

@@ -8,7 +8,7 @@ import { RECORD_BYTES, formats, types, writeRecord } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
 import { findPacked, packInfo, type PackInfo } from "./packs.js";
-import { PANEL, clearOutput, fromBF16, fromF16, panelBytes, type Format } from "./quant.js";
+import { clearOutput, fromBF16, fromF16, panelBytes, panelOf, type Format } from "./quant.js";
 import { embedTokens, findTensors, formatOf, modelTensors, shapeOf, storedBytes, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
 
 /** What loading needs of a backend (backend/backend.ts says more about each). */
@@ -261,9 +261,9 @@ async function readPack(
  */
 async function clearPadding(backend: Device, table: Target | undefined, padTokenId: number): Promise<void> {
   if (!table || table.format === "rows" || padTokenId >= table.N) return;
-  const bytes = panelBytes(table.format, table.K), address = table.address + Math.floor(padTokenId / PANEL) * bytes;
+  const outputs = panelOf(table.format), bytes = panelBytes(table.format, table.K), address = table.address + Math.floor(padTokenId / outputs) * bytes;
   const panel = await backend.read(address, bytes);
-  clearOutput(table.format, panel, table.K, padTokenId % PANEL);
+  clearOutput(table.format, panel, table.K, padTokenId % outputs);
   backend.write(address, panel);
 }
 
@@ -274,18 +274,18 @@ function plan(targets: Target[], chunkBytes: number): Chunk[] {
   const chunks: Chunk[] = [];
   let chunk: Chunk | undefined;
   for (const target of targets) {
-    const { file, start: first } = place(target), { N, rowBytes } = target;
+    const { file, start: first } = place(target), { N, rowBytes, format } = target, unit = format === "rows" ? 1 : panelOf(format);
     for (let row = 0; row < N; ) {
       const start = first + row * rowBytes;
       if (!chunk || chunk.file !== file || start - chunk.end > mostGap) chunks.push(chunk = { file, start, end: start, pieces: [] });
       const fitting = Math.floor((chunk.start + chunkBytes - start) / rowBytes);
-      let rows = N - row <= fitting ? N - row : fitting - (fitting % PANEL);
+      let rows = N - row <= fitting ? N - row : fitting - (fitting % unit);
       if (rows <= 0) {
         if (chunk.pieces.length > 0) { // no room for a panel: begin a chunk with it
           chunk = undefined;
           continue;
         }
-        rows = Math.min(PANEL, N - row);
+        rows = Math.min(unit, N - row);
       }
       chunk.pieces.push({ target, row, rows, start });
       chunk.end = start + rows * rowBytes;
@@ -334,7 +334,7 @@ function records({ pieces, start }: Chunk, address: number): Uint8Array {
   const list = new Uint8Array(pieces.length * RECORD_BYTES), view = new DataView(list.buffer);
   pieces.forEach(({ target, row, rows, start: from }, i) => {
     const { format, K, tensor } = target;
-    const offset = format === "rows" ? row * K * 4 : (row / PANEL) * panelBytes(format, K);
+    const offset = format === "rows" ? row * K * 4 : (row / panelOf(format)) * panelBytes(format, K);
     writeRecord(view, i, "pack", {
       dst: target.address + offset, format: formats[format], src: address + from - start, type: types[tensor.stored.dtype], N: rows, K,
     });

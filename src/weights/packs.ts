@@ -6,7 +6,7 @@
  * tensor begins at a multiple of 64 bytes of its file; what fills up to there is U8 `__padding__/n`. The metadata of each file:
  *
  *   format           "kosmos2-pack"            dtype            "i8", what most matrices are
- *   version          "1"                       group_size       "128", inputs of a scale (i8, w8a8); "32", inputs of a share (i4)
+ *   version          "2"                       group_size       "128", inputs of a scale (i8, w8a8); "32", inputs of a share (i4)
  *   source_sha256    of the checkpoint: SHA-256 of a line `name dtype shape sha256` for each of its tensors that are here, sorted,
  *                    each ended by a line feed; `shape` is "2048,8192". How it was cut into files doesn't matter
  *   source_revision  its commit on the hub, where that is known
@@ -18,12 +18,12 @@ import { Kosmos2Error } from "../errors.js";
 import { GROUP, SHARED } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
-import { PANEL, panelBytes, type Format } from "./quant.js";
+import { panelBytes, panelOf, type Format } from "./quant.js";
 import { safetensorsHeader, type Dtype } from "./safetensors.js";
 import { aliasesOf, formatOf, modelTensors, shapeOf, storedBytes, type TensorSpec } from "./tensors.js";
 
 export const packName = "kosmos2-pack";
-export const packVersion = "1";
+export const packVersion = "2";
 /** Most bytes of a file, and how much of them a header may take. */
 const mostFile = 2 ** 28, roomForHeader = 2 ** 20;
 /** Every tensor of a pack begins at a multiple of so many bytes. */
@@ -73,7 +73,7 @@ export function planPack(specs: readonly TensorSpec[], dtype: Format, most = mos
   let room = 0;
   for (const spec of specs) {
     const { N, K } = shapeOf(spec), format = formatOf(spec, dtype), bytes = storedBytes(spec, dtype);
-    const unit = format === "rows" ? bytes : panelBytes(format, K), units = format === "rows" ? 1 : Math.ceil(N / PANEL);
+    const unit = format === "rows" ? bytes : panelBytes(format, K), units = format === "rows" ? 1 : Math.ceil(N / panelOf(format));
     if (bytes > most && units > 1) {
       const step = Math.max(1, Math.floor(most / unit));
       for (let from = 0; from < units; from += step) {
@@ -222,7 +222,7 @@ function whole(checkpoint: Checkpoint, spec: TensorSpec, list: { entry: Entry; s
   const { N, K } = shapeOf(spec), { format } = list[0].entry, { name } = spec;
   const places = list.map(({ stored }) => checkpoint.tensors.get(stored)!);
   const invalid = (i: number, problem: string) => packInvalid(checkpoint, places[i].file, `tensor "${list[i].stored}" ${problem}`, name);
-  const unit = format === "rows" ? N * K * 4 : panelBytes(format, K), units = format === "rows" ? 1 : Math.ceil(N / PANEL);
+  const unit = format === "rows" ? N * K * 4 : panelBytes(format, K), units = format === "rows" ? 1 : Math.ceil(N / panelOf(format));
   if ((format === "rows") !== (spec.role === "rows")) throw invalid(0, `is stored as ${format}; wanted ${spec.role === "rows" ? "rows" : "a matrix"}`);
   list.forEach(({ entry: { shape, format: other } }, i) => {
     if (shape.length !== spec.shape.length || shape.some((dim, axis) => dim !== spec.shape[axis]))

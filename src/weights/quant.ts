@@ -2,12 +2,12 @@
  * The packed formats of a weight w[N, K], in plain TypeScript: the specification that the kernels (assembly/pack.ts,
  * assembly/matmul_*.ts) are tested against. Loading does not use the packing here: the pack kernel does it, threads together.
  *
- * All formats are ⌈N / 8⌉ panels of 8 outputs; outputs past N are 0. One panel is
+ * All formats are panels of 8 outputs, i8 of 16; outputs past N are 0. One panel is
  *
  *   f32   [K][8] f32
  *   f16   [K][8] IEEE halves, rounded to nearest even; 65520 and more become infinite, which the loader refuses
- *   i8    for each GROUP inputs: 8 f32 scales, then ⌈inputs / 2⌉ steps of [8 outputs][2 inputs] int8, −127 … 127;
- *         w = scale · int8. An odd last input has 0 beside it
+ *   i8    for each GROUP inputs: 16 f32 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs][2] bytes: output n of an 8 beside n + 4.
+ *         w = scale · number, −127 … 127. Of the first one the byte is number + 128, of the second number. Behind an odd last input there is 0
  *   i4    for each GROUP inputs: 8 f32 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
  *         [8 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
  *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 32767 · 128 < 2³¹
@@ -21,13 +21,13 @@ import { GROUP, SHARED } from "../graph/record.js";
 /** From the most bytes to the least, and w8a8. */
 export type Format = "f32" | "f16" | "i8" | "i4" | "w8a8";
 
-/** Of formats with a byte for each weight: how many inputs of an output lie side by side, what is added to a number, and the largest of them. */
-export const grouped = { i8: { step: 2, offset: 0, limit: 127 }, w8a8: { step: 4, offset: 64, limit: 63 } } as const;
-type Grouped = keyof typeof grouped;
+/** Of formats with a byte for each weight: inputs of a step, and the largest number. */
+const grouped = { i8: { step: 2, limit: 127 }, w8a8: { step: 4, limit: 63 } } as const;
+export type Grouped = keyof typeof grouped;
 export const isGrouped = (format: Format | "rows"): format is Grouped => Object.hasOwn(grouped, format);
 
 /** Outputs of a panel. */
-export const PANEL = 8;
+export const panelOf = (format: Format): number => (format === "i8" ? 16 : 8);
 
 /** The largest share. */
 const SHARES = 63;
@@ -37,21 +37,21 @@ const NOTHING = 2 ** -100;
 
 /** Bytes of one panel of a weight with K inputs. */
 export function panelBytes(format: Format, K: number): number {
-  if (format === "f32") return K * PANEL * 4;
-  if (format === "f16") return K * PANEL * 2;
+  if (format === "f32" || format === "f16") return K * panelOf(format) * (format === "f32" ? 4 : 2);
   const last = K % GROUP;
   return Math.floor(K / GROUP) * groupBytes(format, GROUP) + (last === 0 ? 0 : groupBytes(format, last));
 }
 
 function groupBytes(format: Grouped | "i4", inputs: number): number {
-  if (format === "i4") return PANEL * 4 + Math.ceil(inputs / SHARED) * PANEL + Math.ceil(inputs / 8) * PANEL * 4;
+  const outputs = panelOf(format);
+  if (format === "i4") return outputs * 4 + Math.ceil(inputs / SHARED) * outputs + Math.ceil(inputs / 8) * outputs * 4;
   const { step } = grouped[format];
-  return PANEL * 4 + Math.ceil(inputs / step) * step * PANEL;
+  return outputs * 4 + Math.ceil(inputs / step) * step * outputs;
 }
 
 /** Bytes of a packed weight [N, K]. */
 export function packedBytes(format: Format, N: number, K: number): number {
-  return Math.ceil(N / PANEL) * panelBytes(format, K);
+  return Math.ceil(N / panelOf(format)) * panelBytes(format, K);
 }
 
 /** @param w f32 [N, K], row-major */
@@ -74,10 +74,9 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
   const w = new Float32Array(N * K);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (isGrouped(format)) {
-    const { offset } = grouped[format];
     groups(format, N, K, (n, from, to, group, lane) => {
-      const scale = view.getFloat32(group + lane * 4, true);
-      for (let k = from; k < to; k++) w[n * K + k] = scale * (view.getInt8(group + placeByte(format, k - from, lane)) - offset);
+      const scale = view.getFloat32(group + lane * 4, true), offset = offsetOf(format, lane);
+      for (let k = from; k < to; k++) w[n * K + k] = scale * (((view.getInt8(group + placeByte(format, k - from, lane)) - offset) << 24) >> 24);
     });
   } else if (format === "i4") {
     groups("i4", N, K, (n, from, to, group, lane) => {
@@ -99,21 +98,19 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
  * Makes one output of a panel zero, and its scales with it.
  *
  * @param panel the bytes of the panel alone
- * @param lane which of its outputs, 0 … 7
+ * @param lane which of its outputs
  */
 export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: number): void {
   const clear = (at: number, bytes: number, value = 0) => panel.fill(value, at, at + bytes);
   const size = format === "f32" ? 4 : 2;
-  if (format === "f32" || format === "f16") for (let k = 0; k < K; k++) clear((k * PANEL + lane) * size, size);
+  if (format === "f32" || format === "f16") for (let k = 0; k < K; k++) clear((k * panelOf(format) + lane) * size, size);
   else
-    groups(format, PANEL, K, (n, from, to, group) => {
+    groups(format, panelOf(format), K, (n, from, to, group) => {
       if (n !== lane) return;
       const inputs = to - from;
       clear(group + lane * 4, 4);
-      if (isGrouped(format)) {
-        const { step, offset } = grouped[format];
-        for (let k = 0; k < inputs; k += step) clear(group + placeByte(format, k, lane), step, offset);
-      } else
+      if (isGrouped(format)) for (let k = 0; k < inputs; k++) clear(group + placeByte(format, k, lane), 1, offsetOf(format, lane));
+      else
         for (let k = 0; k < inputs; k += 2) {
           const { share, bits } = placeI4(k, inputs, lane);
           clear(group + share, 1);
@@ -125,36 +122,43 @@ export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: 
 /** Calls `use` with every element and its place among the numbers of an f32 or f16 packing. */
 function each(N: number, K: number, use: (n: number, k: number, place: number) => void): void {
   for (let n = 0; n < N; n++) {
-    const panel = Math.floor(n / PANEL) * K * PANEL + (n % PANEL);
-    for (let k = 0; k < K; k++) use(n, k, panel + k * PANEL);
+    const panel = Math.floor(n / 8) * K * 8 + (n % 8);
+    for (let k = 0; k < K; k++) use(n, k, panel + k * 8);
   }
 }
 
 /** Calls `use` with every group of a packing in groups: the inputs from … to − 1 of output n, which is a lane of its panel, and where the group begins. */
 function groups(format: Grouped | "i4", N: number, K: number, use: (n: number, from: number, to: number, group: number, lane: number) => void): void {
+  const outputs = panelOf(format);
   for (let n = 0; n < N; n++) {
-    const panel = Math.floor(n / PANEL) * panelBytes(format, K);
-    for (let from = 0; from < K; from += GROUP) use(n, from, Math.min(from + GROUP, K), panel + (from / GROUP) * groupBytes(format, GROUP), n % PANEL);
+    const panel = Math.floor(n / outputs) * panelBytes(format, K);
+    for (let from = 0; from < K; from += GROUP) use(n, from, Math.min(from + GROUP, K), panel + (from / GROUP) * groupBytes(format, GROUP), n % outputs);
   }
 }
 
 /** Where in an i8 or w8a8 group its input i lies. */
-function placeByte(format: Grouped, i: number, lane: number): number {
-  const { step } = grouped[format];
-  return PANEL * 4 + (Math.floor(i / step) * PANEL + lane) * step + (i % step);
+export function placeByte(format: Grouped, i: number, lane: number): number {
+  if (format === "i8") return 64 + (i >> 1) * 32 + (lane >> 3) * 16 + (lane & 3) * 4 + (i & 1) * 2 + ((lane >> 2) & 1);
+  return 32 + (i >> 2) * 32 + lane * 4 + (i & 3);
+}
+
+/** What is added to the numbers of an output; a byte keeps the lowest 8 bits of it. */
+export function offsetOf(format: Grouped, lane: number): number {
+  if (format === "w8a8") return 64;
+  return lane & 4 ? 0 : 128;
 }
 
 /** Where in an i4 group of so many inputs the share of input i lies, and the u16 that has its number `shift` bits up. */
 function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
-  const share = PANEL * 4 + Math.floor(i / SHARED) * PANEL + lane;
-  const bits = PANEL * 4 + Math.ceil(inputs / SHARED) * PANEL + (i >> 3) * PANEL * 4 + lane * 4 + (i & 1) * 2;
+  const share = 32 + Math.floor(i / SHARED) * 8 + lane;
+  const bits = 32 + Math.ceil(inputs / SHARED) * 8 + (i >> 3) * 32 + lane * 4 + (i & 1) * 2;
   return { share, bits, shift: ((i >> 1) & 3) * 4 };
 }
 
 function packBytes(format: Grouped, view: DataView, w: Float32Array, N: number, K: number): void {
-  const { step, offset, limit } = grouped[format];
+  const { step, limit } = grouped[format];
   groups(format, N, K, (n, from, to, group, lane) => {
-    const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), limit);
+    const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), limit), offset = offsetOf(format, lane);
     view.setFloat32(group + lane * 4, scale, true);
     for (let k = from; k < to; k++) view.setInt8(group + placeByte(format, k - from, lane), roundEven(Math.fround(w[n * K + k] * inverse)) + offset);
     for (let i = to - from; i % step !== 0; i++) view.setInt8(group + placeByte(format, i, lane), offset);
@@ -216,42 +220,27 @@ function scaleOf(x: Float32Array, limit: number): { scale: number; inverse: numb
 }
 
 /**
- * int16 activations: x = scale · int16 with a scale per row and GROUP columns, −32767 … 32767.
- *
- * @param ldq distance of two int16 rows, at least K; what lies between is 0
- * @returns rows [M, ldq] and scales [M, ⌈K / GROUP⌉]
- */
-export function quantize(x: Float32Array, M: number, K: number, ldq: number): { rows: Int16Array; scales: Float32Array } {
-  const perRow = Math.ceil(K / GROUP);
-  const rows = new Int16Array(M * ldq), scales = new Float32Array(M * perRow);
-  for (let m = 0; m < M; m++) {
-    for (let g = 0; g < perRow; g++) {
-      const from = g * GROUP, to = Math.min(from + GROUP, K);
-      const { scale, inverse } = scaleOf(x.subarray(m * K + from, m * K + to), 32767);
-      scales[m * perRow + g] = scale;
-      for (let k = from; k < to; k++) rows[m * ldq + k] = roundEven(Math.fround(x[m * K + k] * inverse));
-    }
-  }
-  return { rows, scales };
-}
-
-/**
- * int8 activations, −127 … 127, as w8a8 meets them: what belongs to a group of a row is its scale, f32, and −64 Σ of its numbers, i32, side by side.
+ * int16 activations, −32767 … 32767, as i8 and i4 meet them: x = scale · int16. What belongs to a group of a row is its scale, f32, and −128 Σ
+ * of its numbers, i32, side by side.
  *
  * @param ldq distance of two rows, at least K; what lies between is 0
- * @returns rows [M, ldq], scales [M, ⌈K / GROUP⌉] and the bytes of both that the kernel reads
+ * @returns rows [M, ldq], scales [M, ⌈K / GROUP⌉] and the bytes of both that the kernels read
  */
-export function quantizeI8(x: Float32Array, M: number, K: number, ldq: number): { rows: Int8Array; scales: Float32Array; pairs: Uint8Array } {
-  const perRow = Math.ceil(K / GROUP);
-  const rows = new Int8Array(M * ldq), scales = new Float32Array(M * perRow), pairs = new DataView(new ArrayBuffer(M * perRow * 8));
+export const quantize = (x: Float32Array, M: number, K: number, ldq: number) => quantized(x, M, K, new Int16Array(M * ldq), ldq, 32767, -128);
+
+/** int8 activations, −127 … 127, as w8a8 meets them: the same with −64 Σ. */
+export const quantizeI8 = (x: Float32Array, M: number, K: number, ldq: number) => quantized(x, M, K, new Int8Array(M * ldq), ldq, 127, -64);
+
+function quantized<Rows extends Int16Array | Int8Array>(x: Float32Array, M: number, K: number, rows: Rows, ldq: number, limit: number, times: number) {
+  const perRow = Math.ceil(K / GROUP), scales = new Float32Array(M * perRow), pairs = new DataView(new ArrayBuffer(M * perRow * 8));
   for (let i = 0; i < M * perRow; i++) {
     const m = Math.floor(i / perRow), from = (i % perRow) * GROUP, to = Math.min(from + GROUP, K);
-    const { scale, inverse } = scaleOf(x.subarray(m * K + from, m * K + to), 127);
+    const { scale, inverse } = scaleOf(x.subarray(m * K + from, m * K + to), limit);
     let sum = 0;
     for (let k = from; k < to; k++) sum += rows[m * ldq + k] = roundEven(Math.fround(x[m * K + k] * inverse));
     scales[i] = scale;
     pairs.setFloat32(i * 8, scale, true);
-    pairs.setInt32(i * 8 + 4, -64 * sum, true);
+    pairs.setInt32(i * 8 + 4, times * sum, true);
   }
   return { rows, scales, pairs: new Uint8Array(pairs.buffer) };
 }

@@ -29,8 +29,8 @@ function multiply({ engine, format, M, K, N, x, w, bias, residual, activation = 
     ...(bias && { bias: m.put(bias) }), ...(residual && { residual: m.put(residual) }), dst: m.alloc(M * N * 4),
   };
   if (format === "i8" || format === "i4") {
-    const ldx = Math.ceil(K / 8) * 8, { rows, scales } = quantize(x, M, K, ldx), scratch = format === "i4" ? m.alloc(n * Math.max(SCRATCH, ldx * 16)) : 0;
-    m.run(`matmul_${format}`, { ...shape, x: m.put(rows), ldx, scales: m.put(scales), scratch }, n);
+    const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantize(x, M, K, ldx), scratch = format === "i4" ? m.alloc(n * Math.max(SCRATCH, ldx * 16)) : 0;
+    m.run(`matmul_${format}`, { ...shape, x: m.put(rows), ldx, scales: m.put(pairs), scratch }, n);
   } else if (format === "w8a8") {
     const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantizeI8(x, M, K, ldx);
     m.run("matmul_w8a8", { ...shape, x: m.put(rows), ldx, scales: m.put(pairs) }, n);
@@ -109,7 +109,7 @@ test("products of whole numbers do not overflow when all numbers of a group are 
   new Float32Array(group.buffer, 0, 8).fill(1);
   for (const share of [63, -63]) for (const M of [1, 7]) {
     new Int8Array(group.buffer, 32, 32).fill(share);
-    const x = m.put(new Int16Array(M * 128).fill(-32767)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(M).fill(1));
+    const x = m.put(new Int16Array(M * 128).fill(-32767)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(2 * M).fill(1));
     m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(SCRATCH) });
     assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 32767 * 128)));
   }

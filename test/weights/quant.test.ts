@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { clearOutput, fromBF16, fromF16, pack, packedBytes, panelBytes, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
+import { clearOutput, fromBF16, fromF16, pack, packedBytes, panelBytes, panelOf, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 
 test("toF16 gives every half back, and halfway numbers go to the even neighbour", () => {
@@ -20,9 +20,9 @@ test("fromBF16 is the upper half of an f32", () => assert.deepEqual([0x3f80, 0xc
 test("panelBytes and packedBytes count padded outputs, in i8, i4 and w8a8 the scales and shares, and a last step's inputs that are not there", () => {
   assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [576, 576 + 32 + 8 + 32, 2 * 576 + 32 + 16 + 5 * 32]);
   assert.deepEqual([panelBytes("f32", 37), panelBytes("f16", 37), panelBytes("i8", 128), panelBytes("i8", 131)],
-    [37 * 32, 37 * 16, 32 + 64 * 16, 32 + 64 * 16 + 32 + 2 * 16]);
+    [37 * 32, 37 * 16, 64 + 64 * 32, 64 + 64 * 32 + 64 + 2 * 32]);
   assert.deepEqual([panelBytes("w8a8", 128), panelBytes("w8a8", 133)], [32 + 32 * 32, 32 + 32 * 32 + 32 + 2 * 32]);
-  assert.deepEqual([packedBytes("i8", 9, 5), packedBytes("w8a8", 9, 5)], [2 * (32 + 3 * 16), 2 * (32 + 2 * 32)]);
+  assert.deepEqual([packedBytes("i8", 9, 5), packedBytes("i8", 17, 5), packedBytes("w8a8", 9, 5)], [64 + 3 * 32, 2 * (64 + 3 * 32), 2 * (32 + 2 * 32)]);
 });
 
 for (const [N, K] of [[1, 1], [37, 131], [8, 256]] as const) {
@@ -38,11 +38,24 @@ for (const [N, K] of [[1, 1], [37, 131], [8, 256]] as const) {
   });
 }
 
-test("pack in i8 makes a group's largest number ±127, and zeros of a group of zeros", () => {
-  const w = Float32Array.from({ length: 256 }, (_, k) => (k < 128 ? (k - 64) / 640 : 0));
-  const bytes = new Int8Array(pack("i8", w, 1, 256).buffer);
-  assert.equal(bytes[32], -127);
-  assert.ok(bytes.subarray(32 + 64 * 16).every((byte) => byte === 0));
+test("pack in i8 makes a group's largest number ±127, and zeros of a group of zeros and behind the last input: 128 more in low bytes", () => {
+  const N = 16, K = 257, w = Float32Array.from({ length: N * K }, (_, i) => (i % K < 128 ? ((i % K) - 64) / 640 : i % K < 256 ? 0 : 7));
+  const bytes = pack("i8", w, N, K), group = 64 + 64 * 32, lanes = (at: number) => [...new Int16Array(bytes.buffer, at, 16)];
+  const inputs = (first: number, second: number) => Array.from({ length: 16 }, (_, lane) => 257 * (lane % 2 ? second : first) + 128);
+  assert.deepEqual(lanes(64), inputs(-127, -125));
+  assert.deepEqual(lanes(64 + 32 * 32), inputs(0, 2));
+  for (let step = 0; step < 64; step++) assert.deepEqual(lanes(group + 64 + step * 32), inputs(0, 0));
+  assert.deepEqual(lanes(2 * group + 64), inputs(127, 0));
+});
+
+test("i8 puts an output and the one four further into a lane of 16 bits, inputs side by side", () => {
+  for (let n = 0; n < 16; n++) {
+    const w = new Float32Array(16 * 128), lane = (n >> 3) * 8 + (n % 4) * 2;
+    w[n * 128] = 1;
+    w[n * 128 + 1] = -1;
+    const lanes = new Int16Array(pack("i8", w, 16, 128).buffer, 64, 16), times = n % 8 < 4 ? 1 : 256;
+    assert.deepEqual([...lanes], Array.from({ length: 16 }, (_, i) => 128 + (i === lane ? 127 : i === lane + 1 ? -127 : 0) * times));
+  }
 });
 
 test("pack in i4 errs by half a step or what is past −8 … 7, less than with any one step tried alone, and keeps zeros", () => {
@@ -72,10 +85,11 @@ test("a share is signed: a lone large number of either sign is as wide as 8 step
 });
 
 for (const format of ["f32", "f16", "i8", "i4", "w8a8"] as const) test(`clearOutput makes one output of a panel of ${format} zero and leaves the others`, () => {
-  for (const K of [1, 5, 37, 128, 165]) for (const lane of [0, 3, 7]) {
-    const w = random(8 * K, K), panel = pack(format, w, 8, K), before = unpack(format, panel, 8, K);
+  const N = panelOf(format);
+  for (const K of [1, 5, 37, 128, 165]) for (const lane of [0, 3, 7, N - 1]) {
+    const w = random(N * K, K), panel = pack(format, w, N, K), before = unpack(format, panel, N, K);
     clearOutput(format, panel, K, lane);
-    assert.deepEqual(unpack(format, panel, 8, K).map((x) => x + 0), before.map((x, i) => (Math.floor(i / K) === lane ? 0 : x + 0)));
+    assert.deepEqual(unpack(format, panel, N, K).map((x) => x + 0), before.map((x, i) => (Math.floor(i / K) === lane ? 0 : x + 0)));
   }
 });
 
@@ -88,26 +102,15 @@ test("pack in w8a8 makes bytes 1 … 127: 64 of zero, of a group of zeros and be
   assert.deepEqual(outputs(2 * group + 32, 4), [127, 64, 64, 64]);
 });
 
-test("quantizeI8 keeps 7 bits of a group's largest number, and beside its scale what 64 times the group adds to a sum", () => {
+for (const [name, make, bits, times] of [["quantize", quantize, 15, 128], ["quantizeI8", quantizeI8, 7, 64]] as const) test(`${name} keeps ${bits} bits of a group's largest number, zeroes the padding, and has beside a scale what ${times} times the group adds to a sum`, () => {
   const K = 131, ldq = 136, x = random(3 * K, 3, 50);
-  const { rows, scales, pairs } = quantizeI8(x, 3, K, ldq), view = new DataView(pairs.buffer);
+  const { rows, scales, pairs } = make(x, 3, K, ldq), view = new DataView(pairs.buffer);
   for (let i = 0; i < 6; i++) {
     const m = i >> 1, from = (i & 1) * 128, group = [...rows.subarray(m * ldq + from, m * ldq + Math.min(from + 128, K))], scale = scales[i]!;
     group.forEach((value, k) => assert.ok(Math.abs(value * scale - x[m * K + from + k]!) <= 0.501 * scale));
     assert.equal(view.getFloat32(i * 8, true), scale);
-    assert.equal(view.getInt32(i * 8 + 4, true), -64 * group.reduce((a, b) => a + b));
+    assert.equal(view.getInt32(i * 8 + 4, true), -times * group.reduce((a, b) => a + b));
   }
   for (let m = 0; m < 3; m++) assert.ok(rows.subarray(m * ldq + K, (m + 1) * ldq).every((value) => value === 0));
 });
 
-test("quantize keeps 15 bits of a group's largest number and zeroes the padding", () => {
-  const K = 131, ldq = 136, x = random(3 * K, 3, 50);
-  const { rows, scales } = quantize(x, 3, K, ldq);
-  for (let m = 0; m < 3; m++) {
-    for (let k = 0; k < K; k++) {
-      const scale = scales[m * 2 + (k >> 7)]!;
-      assert.ok(Math.abs(rows[m * ldq + k]! * scale - x[m * K + k]!) <= 0.501 * scale);
-    }
-    assert.ok(rows.subarray(m * ldq + K, (m + 1) * ldq).every((value) => value === 0));
-  }
-});
