@@ -16,13 +16,18 @@
 import { finish, keep } from "./epilogue";
 import { Format, Matmul } from "./record";
 import { rowsByF32 } from "./rows_f32";
-import { share } from "./share";
+import { share, take, takenTo } from "./share";
 import { fma } from "./simd";
 
 export function matmul_f16(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + 7) >> 3, panelBytes = <usize>op.K << 4;
-  const from = share(panels, t, n), to = share(panels, t + 1, n);
-  if (op.scratch) return rowsByF32(op, t, from, to, Format.f16);
+  const panels = (op.N + 7) >> 3;
+  if (op.scratch) return rowsByF32(op, t, share(panels, t, n), share(panels, t + 1, n), Format.f16);
+  if (n == 1) return some(op, 0, panels);
+  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n));
+}
+
+function some(op: Matmul, from: i32, to: i32): void {
+  const panelBytes = <usize>op.K << 4;
   let p = from;
   if (op.M == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, p << 3, op.w + <usize>p * panelBytes);
   for (; p < to; p++) {

@@ -24,20 +24,30 @@ import { scaled } from "./matmul_i8";
 import { panelBytes, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED } from "./record";
 import { scratchOf, widened } from "./rows_i16";
-import { share } from "./share";
+import { take, takenTo } from "./share";
 
 /** So many rows pay for widening a panel. */
 const FEW: i32 = 6;
 
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + 7) >> 3, bytes = panelBytes(Format.i4, op.K);
-  const from = share(panels, t, n), to = share(panels, t + 1, n);
   if (op.M >= FEW) return widened(op, t, n, Format.i4);
-  const scratch = op.scratch + <usize>t * scratchOf(op, Format.i4), step = <usize>((op.K + SHARED - 1) / SHARED) << 2;
-  for (let m = 0; m < op.M; m++) sumsOf(op, m, scratch + <usize>m * step);
+  const panels = (op.N + 7) >> 3, sums = op.scratch + <usize>t * scratchOf(op, Format.i4);
+  for (let m = 0; m < op.M; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
+  if (n == 1) return some(op, 0, panels, sums);
+  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n), sums);
+}
+
+function some(op: Matmul, from: i32, to: i32, sums: usize): void {
+  const bytes = panelBytes(Format.i4, op.K);
   for (let p = from; p < to; p++) {
-    for (let m = 0; m < op.M; m++) row(op, m, p << 3, op.w + <usize>p * bytes, scratch + <usize>m * step);
+    for (let m = 0; m < op.M; m++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
   }
+}
+
+/** Bytes from one row's sums to the next's. */
+// @ts-ignore: decorator
+@inline function sumsStep(op: Matmul): usize {
+  return <usize>((op.K + SHARED - 1) / SHARED) << 2;
 }
 
 /** −8 Σx of each SHARED inputs of row m, at `to`. */

@@ -22,13 +22,18 @@ import { finish, keep } from "./epilogue";
 import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
 import { widened } from "./rows_i16";
-import { share } from "./share";
+import { take, takenTo } from "./share";
 import { mulAdd } from "./simd";
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   if (op.scratch) return widened(op, t, n, Format.i8);
-  const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS, bytes = panelBytes(Format.i8, op.K);
-  const from = share(panels, t, n), to = share(panels, t + 1, n);
+  const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS;
+  if (n == 1) return some(op, 0, panels);
+  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n));
+}
+
+function some(op: Matmul, from: i32, to: i32): void {
+  const bytes = panelBytes(Format.i8, op.K);
   for (let p = from; p < to; p++) {
     const w = op.w + <usize>p * bytes;
     let m = 0;
@@ -36,7 +41,7 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
     if (m < op.M) tile(op, m, p * I8_OUTPUTS, w, 1);
   }
   // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
-  if (to > from) finish(op, 0, op.M, from * I8_OUTPUTS, (to - from) * 2);
+  finish(op, 0, op.M, from * I8_OUTPUTS, (to - from) * 2);
 }
 
 /** sum · (scale of w · scale of x) + total, for four outputs of a row. */

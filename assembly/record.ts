@@ -69,6 +69,9 @@ export namespace Limits {
 
 @unmanaged export class Record { kind: u32; }
 
+/** Bytes to the word that counts pieces that were taken (share.ts): 0 when the host writes the record. */
+export const TAKEN: usize = RECORD_BYTES - 8;
+
 // @ts-ignore: decorator
 @inline export function goesOn(list: usize): bool {
   return load<u32>(list, RECORD_BYTES - 4) != 0;

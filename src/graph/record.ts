@@ -121,6 +121,7 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
   const given = fields as Readonly<Record<string, number | undefined>>;
   let at = index * RECORD_BYTES;
   view.setUint32(at, kinds[kind], true);
+  view.setUint32(at + RECORD_BYTES - 8, 0, true); // what threads count in as they take their parts
   const { names, words } = written[kind];
   for (let i = 0; i < names.length; i++) {
     at += 4;
