@@ -19,7 +19,7 @@ import { finish, keep } from "./epilogue";
 import { widen as widenI4 } from "./matmul_i4";
 import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { Format, GROUP, Matmul, SCRATCH } from "./record";
-import { share } from "./share";
+import { share, take, takenTo } from "./share";
 import { mulAdd } from "./simd";
 
 /** Inputs of a block in int16: with four rows of x it is two thirds of a first-level cache of 32 KiB. */
@@ -32,34 +32,50 @@ const PART_BYTES: i32 = 600000;
 const TOTALS: usize = 192;
 
 /**
- * All rows by the panels of thread t, whose weights are in `format` i8 or i4 (a constant). All panels by a part of the inputs, then by the
- * next: x comes from the second-level cache, and no weight is widened twice.
+ * All rows, whose weights are in `format` i8 or i4 (a constant). Where x is small, threads take panels; else each has its own, and goes through
+ * all of them with a part of the inputs, then with the next: x comes from the second-level cache, and no weight is widened twice.
  */
 // @ts-ignore: decorator
 @inline export function widened(op: Matmul, t: i32, n: i32, format: u32): void {
-  const eights = (op.N + 7) >> 3, from = share(eights, t, n), to = share(eights, t + 1, n), bytes = panelBytes(format, op.K);
-  const each = format == Format.i8 ? I8_OUTPUTS >> 3 : 1; // of a panel
-  for (let m0 = 0; m0 < op.M; m0 += ROWS) {
-    const m1 = min(m0 + ROWS, op.M), part = max(PART_BYTES / ((m1 - m0) << 1) / BLOCK, 1) * BLOCK;
-    for (let begin = 0; begin < op.K; begin += part) {
-      const end = min(begin + part, op.K);
-      for (let p = from; p < to; ) {
-        const panel = op.w + <usize>(p / each) * bytes, last = min((p / each + 1) * each, to);
-        for (let k0 = begin; k0 < end; k0 += BLOCK) {
-          const k1 = min(k0 + BLOCK, end), w = panel + panelBytes(format, k0);
-          let next = w, nextBytes: usize = 0;
-          if (k1 < end) {
-            next = w + panelBytes(format, BLOCK);
-            nextBytes = panelBytes(format, min(end - k1, BLOCK)) / <usize>(last - p);
-          } else if (last < to) {
-            next = panel + bytes + panelBytes(format, begin);
-            nextBytes = panelBytes(format, min(end - begin, BLOCK)) / <usize>(last - p);
-          }
-          for (let i = p; i < last; i++, next += nextBytes) block(op, t, m0, m1, i << 3, k0, k1, w, <usize>(i % each) << 4, format, next, nextBytes);
-        }
-        p = last;
-      }
+  const eights = (op.N + 7) >> 3, each = format == Format.i8 ? I8_OUTPUTS >> 3 : 1; // of a panel
+  if (n > 1 && op.M <= ROWS && partOf(op.M) >= op.K) {
+    const panels = (eights + each - 1) / each;
+    for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) {
+      strip(op, t, 0, op.M, 0, op.K, p * each, min(takenTo(p, panels, n) * each, eights), format);
     }
+    return;
+  }
+  const from = share(eights, t, n), to = share(eights, t + 1, n);
+  for (let m0 = 0; m0 < op.M; m0 += ROWS) {
+    const m1 = min(m0 + ROWS, op.M), part = partOf(m1 - m0);
+    for (let begin = 0; begin < op.K; begin += part) strip(op, t, m0, m1, begin, min(begin + part, op.K), from, to, format);
+  }
+}
+
+/** Inputs of so many rows that a pass over the panels goes through. */
+// @ts-ignore: decorator
+@inline function partOf(rows: i32): i32 {
+  return max(PART_BYTES / (rows << 1) / BLOCK, 1) * BLOCK;
+}
+
+/** Rows m0 … m1 − 1 by inputs begin … end − 1 of the eights of outputs from … to − 1. */
+function strip(op: Matmul, t: i32, m0: i32, m1: i32, begin: i32, end: i32, from: i32, to: i32, format: u32): void {
+  const bytes = panelBytes(format, op.K), each = format == Format.i8 ? I8_OUTPUTS >> 3 : 1;
+  for (let p = from; p < to; ) {
+    const panel = op.w + <usize>(p / each) * bytes, last = min((p / each + 1) * each, to);
+    for (let k0 = begin; k0 < end; k0 += BLOCK) {
+      const k1 = min(k0 + BLOCK, end), w = panel + panelBytes(format, k0);
+      let next = w, nextBytes: usize = 0;
+      if (k1 < end) {
+        next = w + panelBytes(format, BLOCK);
+        nextBytes = panelBytes(format, min(end - k1, BLOCK)) / <usize>(last - p);
+      } else if (last < to) {
+        next = panel + bytes + panelBytes(format, begin);
+        nextBytes = panelBytes(format, min(end - begin, BLOCK)) / <usize>(last - p);
+      }
+      for (let i = p; i < last; i++, next += nextBytes) block(op, t, m0, m1, i << 3, k0, k1, w, <usize>(i % each) << 4, format, next, nextBytes);
+    }
+    p = last;
   }
 }
 
