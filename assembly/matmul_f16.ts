@@ -1,5 +1,5 @@
 /**
- * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in IEEE halves, finite. Threads share panels.
+ * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in IEEE halves, finite. Threads take panels of few rows and share those of many.
  *
  * As matmul_f32 with panels [⌈N / 8⌉][K][8] of halves, which are widened once for many rows (rows_f32.ts), and in registers for few. A half
  * becomes f32 in four instructions: sign-extend, shift its exponent to where f32 has it, drop the copies of the sign, and multiply by 2¹¹²
