@@ -1,7 +1,7 @@
 /**
  * dst[n] = { id, best, second } of each thread's part of x[N] without the banned ids: the largest number, the lowest id that has it, and
- * the largest of all others. −∞ (and id 0) where nothing is left. Threads share panels of 8; the host
- * puts their finds together (Recorder.argmax).
+ * the largest of all others. −∞ (and id 0) where nothing is left. Threads share panels of 8; the host puts their finds together
+ * (Recorder.argmax).
  *
  * Bans are written into x as −∞ and taken back in reverse order, so that an id may be banned twice; each thread does so in its own part.
  */

@@ -93,7 +93,7 @@ function report(): void {
   if (svg) writeFileSync(svg, chart(run.rows, where));
   if (values.write) {
     const file = "BENCHMARKS.md", head = "## Latest run\n";
-    const took = `${where.date.slice(0, 10)}, ${where.cpu} (${where.features.join(" ")}), ${where.threads} CPUs, ${where.system}, commit ${where.commit}, \`npm run bench -- ${process.argv.slice(2).join(" ")}\``;
+    const took = `${where.date.slice(0, 10)}, ${where.cpu} (${where.features.join(" ")}), ${where.threads} CPUs, ${where.system}, commit ${where.commit}, \`npm run bench -- ${process.argv.slice(2).join(" ").replace(/ *--(json|svg)[ =]\S+/g, "")}\``;
     const before = readFileSync(file, "utf8").split(head)[0];
     writeFileSync(file, `${before}${head}\n${took}\n\n${svg === "bench/results.svg" ? "![times](bench/results.svg)\n\n" : ""}\`\`\`text\n${shown.join("\n\n")}\n\`\`\`\n`);
   }

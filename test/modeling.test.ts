@@ -115,9 +115,10 @@ test("keeping stages changes no number", async () => {
   assert.deepEqual(kept.projectionAttentions!.dims, [1, 3, 64, 321]);
 });
 
-test("Kosmos2Model gives the state that the logits are made of", async () => {
+test("Kosmos2Model gives the state that the logits are made of, and makes no logits for it", async () => {
   const bare = await Kosmos2Model.fromPretrained("kosmos2-emoji", { dtype: "f32" });
-  const { lastHiddenState } = await bare.forward({ ...both });
+  const { result: { lastHiddenState }, profile } = await bare.profile(() => bare.forward({ ...both }));
+  assert.ok(profile.operations.length > 0 && !profile.operations.some(({ shape }) => shape.endsWith(`×${bare.config.textConfig.vocabSize}`)));
   const { hiddenStates } = await (await model({ dtype: "f32" })).forward({ ...both, outputHiddenStates: true });
   assert.deepEqual(bits(lastHiddenState), bits(hiddenStates!.at(-1)!));
   await bare.dispose();

@@ -6,6 +6,8 @@ import { activations, type Activation } from "./graph.js";
 
 /** Bytes of one record in a list. */
 export const RECORD_BYTES = 96;
+/** Bytes of a record to what threads count in as they take their parts, and to whether they go on without waiting for each other. */
+const TAKEN = RECORD_BYTES - 8, GOES_ON = RECORD_BYTES - 4;
 /** Inputs of a scale in weights and activations of whole numbers. */
 export const GROUP = 128;
 /** Inputs of a share in 4-bit weights. */
@@ -121,7 +123,7 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
   const given = fields as Readonly<Record<string, number | undefined>>;
   let at = index * RECORD_BYTES;
   view.setUint32(at, kinds[kind], true);
-  view.setUint32(at + RECORD_BYTES - 8, 0, true); // what threads count in as they take their parts
+  view.setUint32(at + TAKEN, 0, true);
   const { names, words } = written[kind];
   for (let i = 0; i < names.length; i++) {
     at += 4;
@@ -134,7 +136,7 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
 
 /** Lets threads go on from record `index` to the next without waiting for each other. */
 export function goOn(view: DataView, index: number): void {
-  view.setUint32((index + 1) * RECORD_BYTES - 4, 1, true);
+  view.setUint32(index * RECORD_BYTES + GOES_ON, 1, true);
 }
 
 /** An activation's code in a matmul's record: its line in `activations`. */

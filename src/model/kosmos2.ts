@@ -134,11 +134,16 @@ function lastRows(g: Graph, x: Matrix, past: Past, asked: readonly number[]): Ma
   return parts.length > 1 ? g.concat(parts) : parts[0];
 }
 
-/** Rows of `read` → logits [rows, vocabSize]; not rescaled, no bias. */
-export function predict(g: Graph, x: Matrix, w: Weights, c: Kosmos2TextConfig): Matrix {
+/** Rows of `read` → the decoder's states [rows, embedDim]. */
+export function states(g: Graph, x: Matrix, w: Weights, c: Kosmos2TextConfig): Matrix {
   const y = g.layernorm(x, w.norm("text_model.model.layer_norm", c.layerNormEps));
   g.tap("text.final_norm", y);
-  return g.linear(y, w.linear("text_model.lm_head")); // the embedding itself unless the checkpoint unties them
+  return y;
+}
+
+/** Rows of `read` → logits [rows, vocabSize]; not rescaled, no bias. */
+export function predict(g: Graph, x: Matrix, w: Weights, c: Kosmos2TextConfig): Matrix {
+  return g.linear(states(g, x, w, c), w.linear("text_model.lm_head")); // the embedding itself unless the checkpoint unties them
 }
 
 /** q, k and v of the same rows. */
