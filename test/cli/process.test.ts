@@ -1,7 +1,7 @@
 /** The built command as a process: what reaches the shell. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -88,8 +88,11 @@ test("kosmos2 exits 2 for wrong usage and says how it is used", async () => {
 
 test("kosmos2 doctor says what is used, for people and as JSON", async () => {
   assert.match((await kosmos2(["doctor"])).stdout, /^used +(plain|relaxed) SIMD, \d+ threads?, memory (not )?shared$/m);
-  const { used } = JSON.parse((await kosmos2(["doctor", "--json", "--threads", "1", "--no-shared"])).stdout);
+  const { used, hugePages } = JSON.parse((await kosmos2(["doctor", "--json", "--threads", "1", "--no-shared"])).stdout);
   assert.deepEqual([used.threads, used.shared], [1, false]);
+  const setting = "/sys/kernel/mm/transparent_hugepage/enabled";
+  if (existsSync(setting)) assert.ok(readFileSync(setting, "utf8").includes(`[${hugePages}]`));
+  else assert.equal(hugePages, undefined);
 });
 
 test("KOSMOS2_THREADS sets the number of threads", async () => {
