@@ -16,7 +16,11 @@
  * build: the same bits for any tile, M, n and machine.
  *
  * Few rows wait for weights: what counts is that there are few instructions a byte, and that x, which weights push out of the first-level
- * cache, is read once for 16 outputs (bench/RESULTS.md).
+ * cache, is read once for 16 outputs (bench/RESULTS.md). More than two rows go in pairs over half a megabyte of panels, one pair after another:
+ *
+ *     rows 0, 1  ─► panels 0 … 15   from memory, one stream
+ *     rows 2, 3  ─► panels 0 … 15   from the second-level cache
+ *     rows 0, 1  ─► panels 16 … 31
  */
 import { finish, keep } from "./epilogue";
 import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
@@ -25,6 +29,9 @@ import { widened } from "./rows_i16";
 import { take, takenTo } from "./share";
 import { mulAdd } from "./simd";
 
+/** Bytes of weights that stay in a second-level cache of 1 MiB until all rows have met them. */
+const SEVERAL: usize = 17 << 15;
+
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   if (op.scratch) return widened(op, t, n, Format.i8);
   const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS;
@@ -32,13 +39,14 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n));
 }
 
+/** Two rows, then the next two, each time by `SEVERAL` bytes of panels: only the first two wait for memory, and what it fetches ahead is not broken off. */
 function some(op: Matmul, from: i32, to: i32): void {
-  const bytes = panelBytes(Format.i8, op.K);
-  for (let p = from; p < to; p++) {
-    const w = op.w + <usize>p * bytes;
+  const bytes = panelBytes(Format.i8, op.K), several = max(<i32>(SEVERAL / bytes), 1);
+  for (let begin = from; begin < to; begin += several) {
+    const end = min(begin + several, to);
     let m = 0;
-    for (; m + 2 <= op.M; m += 2) tile(op, m, p * I8_OUTPUTS, w, 2);
-    if (m < op.M) tile(op, m, p * I8_OUTPUTS, w, 1);
+    for (; m + 2 <= op.M; m += 2) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 2);
+    if (m < op.M) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 1);
   }
   // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
   finish(op, 0, op.M, from * I8_OUTPUTS, (to - from) * 2);

@@ -92,6 +92,13 @@ for (const [M, K, some] of [[80, 17000, [0, 23, 24, 47, 48, 79]], [515, 130, [0,
   });
 }
 
+for (const format of ["i8", "i4"] as const) test(`matmul_${format} gives each of 1 to 24 rows the bits it has alone, by more outputs than go through a cache at once`, () => {
+  const K = 4100, N = 150, most = 24, x = random(most * K, 10), w = random(N * K, 11), bias = random(N, 12);
+  const one: Case = { engine: "plain", format, M: 1, K, N, x, w, bias, activation: "gelu" };
+  const alone = Float32Array.from(Array.from({ length: most }, (_, row) => [...multiply({ ...one, x: x.subarray(row * K, (row + 1) * K) })]).flat());
+  for (let M = 1; M <= most; M++) assertSameBits(multiply({ ...one, M, x: x.subarray(0, M * K) }, 1 + (M % 3)), alone.slice(0, M * N), `${M} rows`);
+});
+
 for (const format of ["i8", "i4", "w8a8"] as const) test(`matmul_${format} gives the same bits in plain and relaxed builds`, { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
   const M = 6, K = 389, N = 45;
   const all = { format, M, K, N, x: random(M * K, 7), w: random(N * K, 8), bias: random(N, 9), activation: "gelu" as const };
