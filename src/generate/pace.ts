@@ -4,7 +4,7 @@
  */
 
 /** What a row more is thought to cost until it is measured, as a part of a pass of one row. */
-const UNKNOWN = 0.2;
+const UNKNOWN = 0.3;
 /** Passes that make a measurement. */
 const ENOUGH = 3;
 /** Passes after which a measurement counts no more: it may have been made in a bad moment. */
