@@ -20,7 +20,7 @@
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
 import { finish, keep } from "./epilogue";
-import { scaled } from "./matmul_i8";
+import { scaled, SEVERAL } from "./matmul_i8";
 import { panelBytes, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED } from "./record";
 import { scratchOf, widened } from "./rows_i16";
@@ -37,10 +37,13 @@ export function matmul_i4(op: Matmul, t: i32, n: i32): void {
   for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n), sums);
 }
 
+/** One row after another, each time by SEVERAL bytes of panels, as in matmul_i8. */
 function some(op: Matmul, from: i32, to: i32, sums: usize): void {
   const bytes = panelBytes(Format.i4, op.K);
-  for (let p = from; p < to; p++) {
-    for (let m = 0; m < op.M; m++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
+  const several = max(<i32>(SEVERAL / bytes), 1);
+  for (let begin = from; begin < to; begin += several) {
+    const end = min(begin + several, to);
+    for (let m = 0; m < op.M; m++) for (let p = begin; p < end; p++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
   }
 }
 

@@ -30,7 +30,7 @@ import { take, takenTo } from "./share";
 import { mulAdd } from "./simd";
 
 /** Bytes of weights that stay in a second-level cache of 1 MiB until all rows have met them. */
-const SEVERAL: usize = 17 << 15;
+export const SEVERAL: usize = 17 << 15;
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   if (op.scratch) return widened(op, t, n, Format.i8);
