@@ -35,7 +35,7 @@ export function attention(op: Attention, t: i32, n: i32): void {
 }
 
 /** Bytes before the tiles in a thread's scratch. */
-const TABLE: usize = 64;
+export const TABLE: usize = 64;
 
 /** K: how keys and values are stored, f32 or u16 (halves). */
 function attend<K>(op: Attention, t: i32, n: i32): void {
@@ -188,7 +188,7 @@ function weigh<K>(op: Attention, h: i32, row: i32, at: usize, table: usize): voi
   for (let r = row; r < row + rows; r++, at += stride, inverses += 4) {
     const count = seen(op, r), total = exponentials(at, count, table);
     store<f32>(inverses, bias<K>() / total);
-    if (op.weights) keep(op, h, r, at, count, <f32>1 / total);
+    if (op.weights) keep(op.weights, op.T, op.S, h, r, at, count, <f32>1 / total);
   }
 }
 
@@ -333,7 +333,7 @@ function mix_1x8<K>(dst: usize, p: usize, v: usize, ldv: usize, count: i32, mask
  * reweighted least squares; with rounding it is within 4 ulp, and 1 for 0. Adding 1.5 · 2²³ rounds to n and leaves it in the low bits, for
  * halves with 112 more. They lie in memory since V8 would build literals anew at each use.
  */
-function powersTable<K>(table: usize): void {
+export function powersTable<K>(table: usize): void {
   store<f32>(table, 12582912 + (isInteger<K>() ? 112 : 0));
   store<f32>(table, 0.6931470036506653, 4); store<f32>(table, 0.24022242426872253, 8); store<f32>(table, 0.05550733581185341, 12); store<f32>(table, 0.009671512991189957, 16); store<f32>(table, 0.001326472731307149, 20);
   store<f32>(table, 1, 24);
@@ -341,16 +341,16 @@ function powersTable<K>(table: usize): void {
 }
 
 // @ts-ignore: decorator
-@inline function power(x: v128, table: usize): v128 {
-  const magic = v128.load32_splat(table), shifted = f32x4.add(x, magic), f = f32x4.sub(x, f32x4.sub(shifted, magic)), f2 = f32x4.mul(f, f);
-  let p = mulAdd(v128.load32_splat(table, 20), f, v128.load32_splat(table, 16));
-  p = mulAdd(p, f2, mulAdd(v128.load32_splat(table, 12), f, v128.load32_splat(table, 8)));
-  p = mulAdd(p, f2, mulAdd(v128.load32_splat(table, 4), f, v128.load32_splat(table, 24)));
-  return v128.andnot(i32x4.add(p, i32x4.shl(shifted, 23)), f32x4.lt(x, v128.load32_splat(table, 28)));
+@inline function power(x: v128, magic: v128, p0: v128, p1: v128, p2: v128, p3: v128, p4: v128, one: v128, least: v128): v128 {
+  const shifted = f32x4.add(x, magic), f = f32x4.sub(x, f32x4.sub(shifted, magic)), f2 = f32x4.mul(f, f);
+  let p = mulAdd(p4, f, p3);
+  p = mulAdd(p, f2, mulAdd(p2, f, p1));
+  p = mulAdd(p, f2, mulAdd(p0, f, one));
+  return v128.andnot(i32x4.add(p, i32x4.shl(shifted, 23)), f32x4.lt(x, least));
 }
 
 /** Of the first `count` scores the powers of 2 of their distance to the largest, in place; for halves times 2¹¹². There is room for whole vectors. @returns their sum */
-function exponentials(p: usize, count: i32, table: usize): f32 {
+export function exponentials(p: usize, count: i32, table: usize): f32 {
   const end = p + (<usize>count << 2), rest = count & 3, whole = p + (<usize>(count & ~3) << 2), live = firstLanes(rest);
   const nothing = f32x4.splat(-Infinity);
   let a = nothing, b = a, c = a, d = a, i = p;
@@ -360,29 +360,31 @@ function exponentials(p: usize, count: i32, table: usize): f32 {
   for (; i < whole; i += 16) a = f32x4.pmax(a, v128.load(i));
   if (rest) b = f32x4.pmax(b, v128.bitselect(v128.load(whole), nothing, live));
   const highest = f32x4.splat(largest(f32x4.pmax(f32x4.pmax(a, b), f32x4.pmax(c, d))));
+  const magic = v128.load32_splat(table), p0 = v128.load32_splat(table, 4), p1 = v128.load32_splat(table, 8), p2 = v128.load32_splat(table, 12);
+  const p3 = v128.load32_splat(table, 16), p4 = v128.load32_splat(table, 20), one = v128.load32_splat(table, 24), least = v128.load32_splat(table, 28);
   let total = f32x4.splat(0);
   for (i = p; i < whole; i += 16) {
-    const e = power(f32x4.sub(v128.load(i), highest), table);
+    const e = power(f32x4.sub(v128.load(i), highest), magic, p0, p1, p2, p3, p4, one, least);
     total = f32x4.add(total, e);
     v128.store(i, e);
   }
   if (i < end) {
-    const e = v128.and(power(f32x4.sub(v128.load(i), highest), table), live);
+    const e = v128.and(power(f32x4.sub(v128.load(i), highest), magic, p0, p1, p2, p3, p4, one, least), live);
     total = f32x4.add(total, e);
     v128.store(i, e);
   }
   return sum(total);
 }
 
-/** A row's probabilities. */
-function keep(op: Attention, h: i32, row: i32, p: usize, count: i32, factor: f32): void {
-  const dst = op.weights + ((<usize>h * op.T + row) * op.S << 2), bytes = <usize>count << 2;
+/** A row's probabilities, into weights [heads, T, S]. */
+export function keep(weights: usize, T: i32, S: i32, h: i32, row: i32, p: usize, count: i32, factor: f32): void {
+  const dst = weights + ((<usize>h * T + row) * S << 2), bytes = <usize>count << 2;
   for (let at: usize = 0; at < bytes; at += 4) store<f32>(dst + at, load<f32>(p + at) * factor);
-  memory.fill(dst + bytes, 0, (<usize>op.S << 2) - bytes);
+  memory.fill(dst + bytes, 0, (<usize>S << 2) - bytes);
 }
 
 /** A row of the result from its sums, whose eights are `step` bytes apart. */
-function divide(dst: usize, sums: usize, step: usize, d: i32, inverse: f32): void {
+export function divide(dst: usize, sums: usize, step: usize, d: i32, inverse: f32): void {
   const by = f32x4.splat(inverse);
   for (let c = 0; c < d; c += 4) {
     const v = f32x4.mul(v128.load(sums + <usize>(c >> 3) * step + (<usize>(c & 4) << 2)), by), at = dst + (<usize>c << 2);

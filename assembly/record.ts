@@ -38,6 +38,7 @@ export namespace Kind {
   export const matmul_i4: u32 = 15;
   export const matmul_w8a8: u32 = 16;
   export const quantize_i8: u32 = 17;
+  export const attention_i16: u32 = 18;
   export const limit: u32 = 32;
 }
 
@@ -130,6 +131,14 @@ export const TAKEN: usize = RECORD_BYTES - 8;
 @unmanaged export class Attention extends Record {
   dst: usize; ldd: i32; q: usize; ldq: i32; keyTable: usize; keyOffset: usize; valueTable: usize; valueOffset: usize; format: u32;
   T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: usize; scratch: usize; scratchBytes: i32;
+}
+
+/**
+ * The same in int16, of rows of f32 that all rows see; headWidth ≤ 64. scratch: threads · scratchBytes bytes, as large as attention_i16.ts says.
+ */
+@unmanaged export class AttentionI16 extends Record {
+  dst: usize; ldd: i32; q: usize; ldq: i32; k: usize; ldk: i32; v: usize; ldv: i32; T: i32; S: i32; heads: i32; headWidth: i32; scale: f32;
+  weights: usize; scratch: usize; scratchBytes: i32;
 }
 
 /** dst: { id: u32, best: f32, second: f32 } of each thread's part of x[N] without the banned ids. banned: { id: u32, kept: f32 } [bans]. The lowest id wins a tie. */

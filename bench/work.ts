@@ -1,11 +1,12 @@
 /** What a piece of work takes at least: multiply-adds and bytes. From the model's sizes alone (MODEL.md), not from what is recorded. */
+import { inIntegers } from "#src/graph/record.js";
 import type { Kosmos2Config } from "#src/model/config.js";
 import { packedBytes, type Format } from "#src/weights/quant.js";
 
 export interface Work {
-  /** Multiply-adds of products with weights. */
+  /** Multiply-adds of products with weights, and of a picture's attention where that is in int16 too. */
   products: number;
-  /** Multiply-adds of attention, which is f32 whatever the weights are. */
+  /** Multiply-adds of attention in f32. */
   attention: number;
   /** Bytes of weights, each counted once. */
   bytes: number;
@@ -28,19 +29,18 @@ export function visionWork(c: Kosmos2Config, dtype: Format): Work {
     for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
     linears.push([rows, D, v.intermediateSize], [rows, v.intermediateSize, D]);
   }
-  const tower = sum(linears, dtype), end = resamplerWork(c, dtype);
-  return {
-    products: tower.products + end.products,
-    bytes: tower.bytes + end.bytes,
-    attention: v.numHiddenLayers * 2 * rows * rows * D + end.attention,
-  };
+  const tower = pictureWork(sum(linears, dtype), v.numHiddenLayers * 2 * rows * rows * D, dtype), end = resamplerWork(c, dtype);
+  return { products: tower.products + end.products, bytes: tower.bytes + end.bytes, attention: tower.attention + end.attention };
 }
 
 /** The end of vision: the learned queries look at what the tower saw. */
 export function resamplerWork(c: Kosmos2Config, dtype: Format): Work {
   const v = c.visionConfig, rows = (v.imageSize / v.patchSize) ** 2 + 1, E = c.textConfig.embedDim, L = c.latentQueryNum, held = sensitive(dtype);
-  return { ...sum([[rows, v.hiddenSize, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]], dtype), attention: 2 * L * (rows + L) * E };
+  return pictureWork(sum([[rows, v.hiddenSize, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]], dtype), 2 * L * (rows + L) * E, dtype);
 }
+
+const pictureWork = ({ products, bytes }: Omit<Work, "attention">, attention: number, dtype: Format): Work =>
+  (inIntegers(dtype) ? { products: products + attention, bytes, attention: 0 } : { products, bytes, attention });
 
 /** `rows` tokens read after `past` others, and the logits of the last `asked`: of the last layer the others give no more than keys and values. */
 export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0, asked = 1): Work {

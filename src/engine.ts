@@ -10,6 +10,7 @@ import { Pace } from "./generate/pace.js";
 import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
 import { bytesOf, type Memory } from "./graph/memory.js";
+import { inIntegers } from "./graph/record.js";
 import { BANS, Batch, type Choice, chosen, type Pass, Recorder, roomFor, storedRows } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
@@ -349,7 +350,7 @@ export class Engine {
 
   private recorder(stages: readonly string[] = []): Recorder {
     const wanted = new Set(stages);
-    return new Recorder(this.backend.threads, this.sinusoids, (tap) => wanted.has(tap));
+    return new Recorder(this.backend.threads, this.sinusoids, inIntegers(this.dtype), (tap) => wanted.has(tap));
   }
 
   private batch(readings: readonly Reading[], rows: readonly number[]): Batch {

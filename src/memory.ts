@@ -4,7 +4,7 @@ import { type CacheDtype, cacheDtypeOf, type Dtype, dtypeOf, type DtypeName } fr
 import { Kosmos2Error } from "./errors.js";
 import { Cache, type CacheFormat, type CacheShape } from "./graph/cache.js";
 import type { Memory } from "./graph/memory.js";
-import { BLOCK } from "./graph/record.js";
+import { BLOCK, inIntegers } from "./graph/record.js";
 import { Batch, Recorder } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
@@ -123,7 +123,7 @@ function passes(config: Kosmos2Config, dtype: Format, format: CacheFormat, threa
   const { textConfig: text, visionConfig: vision } = config;
   const w = handles(unloaded(config, dtype, 64)), memory = new Counting();
   const sinusoids = new SinusoidTable(memory, text.embedDim, text.padTokenId);
-  const seeing = new Recorder(threads, sinusoids);
+  const seeing = new Recorder(threads, sinusoids, inIntegers(dtype));
   const pixels = new Float32Array(vision.numChannels * vision.imageSize ** 2);
   seeing.keep("image_embeds", see(seeing, seeing.input(pixels, vision.numChannels * vision.imageSize, vision.imageSize), w, config));
 

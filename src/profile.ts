@@ -63,7 +63,7 @@ export class Profiler {
     all.times++;
     laps.forEach((ms, i) => {
       const { kind, words } = readRecord(view, i), { M, K, N, D, T, heads, headWidth } = words;
-      const shape = kind === "attention" ? `${T}×${heads * headWidth}` : [M, K, N, D].filter((size) => size !== undefined).join("×");
+      const shape = kind.startsWith("attention") ? `${T}×${heads * headWidth}` : [M, K, N, D].filter((size) => size !== undefined).join("×");
       const key = `${pass} ${kind} ${shape}`, known = this.operations.get(key) ?? { pass, kind, shape, times: 0, ms: 0, leastMs: 0 };
       this.operations.set(key, known);
       known.times++;
@@ -81,6 +81,7 @@ export class Profiler {
 
 function leastMs(kind: string, { M, K, N, T, S, heads, headWidth, causal }: Record<string, number>, { bandwidth, int16, int8, float32 }: Limits): number {
   if (kind === "attention") return (2000 * heads * headWidth * (causal ? T * (S - T) + (T * (T + 1)) / 2 : T * S)) / float32;
+  if (kind === "attention_i16") return (2000 * heads * headWidth * T * S) / int16;
   if (!kind.startsWith("matmul_")) return 0;
   const format = kind.slice("matmul_".length) as Format;
   return 1000 * Math.max((M * K * N) / (format.startsWith("f") ? float32 : format === "w8a8" ? int8 : int16), packedBytes(format, N, K) / bandwidth);

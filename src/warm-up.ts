@@ -7,7 +7,7 @@ import type { Backend } from "./backend/backend.js";
 import { Kosmos2Error } from "./errors.js";
 import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Memory } from "./graph/memory.js";
-import { RECORD_BYTES } from "./graph/record.js";
+import { inIntegers, RECORD_BYTES } from "./graph/record.js";
 import { Batch, type Pass, Recorder } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { cacheShape } from "./memory.js";
@@ -91,7 +91,7 @@ function everything(c: Kosmos2Config, dtype: Format, cacheFormat: CacheFormat, t
   cache.reserve(2 * PROMPT);
 
   const passes: Pass[] = [];
-  const lines = vision.numChannels * vision.imageSize, seeing = new Recorder(threads, sinusoids);
+  const lines = vision.numChannels * vision.imageSize, seeing = new Recorder(threads, sinusoids, inIntegers(dtype));
   see(seeing, seeing.input(new Float32Array(lines * vision.imageSize), lines, vision.imageSize), w, c);
   passes.push(seeing.finish());
   for (const rows of [PROMPT, ...READ_ON]) {

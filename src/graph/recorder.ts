@@ -8,7 +8,7 @@ import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens 
 import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
-import { activationCode, BLOCK, type Fields, formats, GROUP, type Kind, RECORD_BYTES, goOn, strideOf, wideningBytes, writeRecord } from "./record.js";
+import { activationCode, BLOCK, type Fields, formats, GROUP, inIntegers, type Kind, RECORD_BYTES, goOn, strideOf, wideningBytes, writeRecord } from "./record.js";
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
@@ -120,6 +120,18 @@ function attentionScratch(T: number, seen: number, heads: number, headWidth: num
   return align(64 + tile * Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads)));
 }
 
+/** The same in int16, of `seen` rows for all (assembly/attention_i16.ts). */
+export function attentionI16Scratch(seen: number, headWidth: number): number {
+  const room = align8(seen), columns = Math.ceil(headWidth / 4) * 4, pairs = Math.ceil(seen / 4) * 2, padded = align8(headWidth);
+  const tile = 16 * (Math.ceil(seen / 32) * 32 + 16) + 8 * columns + 16 * pairs + 32 + align(4 * Math.ceil(seen / BLOCK)) + 16 * padded;
+  return align(64 + 8 * room + 2 * room * columns + 4 * padded * pairs + tile);
+}
+
+/** Columns of a head at most whose products of int16 stay below 2³¹. */
+const WIDEST_IN_INT16 = 64;
+
+const align8 = (count: number): number => Math.ceil(count / 8) * 8;
+
 /**
  * A recorded pass: records and what to write before them, once its arena has an address. It can be run again for other tokens:
  * ids, positions, bans and the caches' lengths are read when `at` is called.
@@ -189,11 +201,13 @@ export class Recorder implements Graph {
 
   /**
    * @param threads how many will share each operation
+   * @param integers whether rows that all see the same keys and values attend to them in int16
    * @param wanted which taps to keep
    */
   constructor(
     private readonly threads: number,
     private readonly positions: SinusoidTable | undefined,
+    private readonly integers = false,
     private readonly wanted: (tap: string) => boolean = () => false,
   ) {}
 
@@ -229,7 +243,7 @@ export class Recorder implements Graph {
     const also: Record<string, Place> = residual ? { residual } : {};
     const scratchBytes = this.threads * wideningBytes[weight.format](x.rows, w.inputs);
     if (scratchBytes > 0) also.scratch = { slot: this.slot(scratchBytes), offset: 0 };
-    if (weight.format === "i8" || weight.format === "i4" || weight.format === "w8a8") {
+    if (inIntegers(weight.format)) {
       const q = this.quantized(from, weight.format === "w8a8" ? 1 : 2);
       this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
     } else {
@@ -307,6 +321,10 @@ export class Recorder implements Graph {
       throw new RangeError(`Cannot attend with [${q.rows}, ${q.columns}] in ${options.heads} heads to keys ${seen.width} wide`);
     }
     const dst = this.rowsOf(q.rows, q.columns);
+    if ("k" in seen && this.integers && q.columns / options.heads <= WIDEST_IN_INT16) {
+      this.attentionI16(q as Rows, seen as Fresh, options, dst);
+      return dst;
+    }
     const { headWidth, sequences } = "k" in seen ? this.store(seen as Fresh, options.heads) : (seen as Seen);
     if (headWidth * options.heads !== q.columns) {
       throw new RangeError(`Cannot attend in ${options.heads} heads of ${q.columns / options.heads} columns to keys stored in heads of ${headWidth}`);
@@ -320,11 +338,8 @@ export class Recorder implements Graph {
       const places: Record<string, Place> = {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
       };
-      if (options.weights && this.wanted(options.weights)) {
-        const seen = part.seen(), weights = new Rows(this.slot(options.heads * rows * seen * 4), 0, options.heads * rows, seen);
-        this.keep(options.weights, weights);
-        places.weights = weights;
-      }
+      const weights = this.probabilities(options, rows, part.seen);
+      if (weights) places.weights = weights;
       this.record(
         "attention",
         {
@@ -336,6 +351,27 @@ export class Recorder implements Graph {
       row += rows;
     }
     return dst;
+  }
+
+  private attentionI16(q: Rows, { k, v }: Fresh, options: { heads: number; weights?: string }, dst: Rows): void {
+    const headWidth = q.columns / options.heads, scratchBytes = attentionI16Scratch(k.rows, headWidth);
+    const scratch = { slot: this.slot(scratchBytes * this.threads), offset: 0 }, weights = this.probabilities(options, q.rows, () => k.rows);
+    this.record(
+      "attention_i16",
+      {
+        ldd: dst.stride, ldq: q.stride, ldk: (k as Rows).stride, ldv: (v as Rows).stride, T: q.rows, S: k.rows, heads: options.heads, headWidth,
+        scale: headWidth ** -0.5, scratchBytes,
+      },
+      { dst, q, k: k as Rows, v: v as Rows, scratch, ...(weights && { weights }) },
+    );
+  }
+
+  /** Room for what each head of an attention gives to each row seen, if that is wanted. */
+  private probabilities({ heads, weights: name }: { heads: number; weights?: string }, rows: number, seen: () => number): Rows | undefined {
+    if (!name || !this.wanted(name)) return undefined;
+    const weights = new Rows(this.slot(heads * rows * seen() * 4), 0, heads * rows, seen());
+    this.keep(name, weights);
+    return weights;
   }
 
   patches(pixels: Matrix, { channels, patch }: { channels: number; patch: number }): Matrix {

@@ -31,7 +31,7 @@ const classOf = (kind: Kind) => {
   if (kind.startsWith("matmul_")) return "Matmul";
   if (kind.startsWith("store_")) return "Store";
   if (kind.startsWith("quantize")) return "Quantize";
-  return kind[0]!.toUpperCase() + kind.slice(1);
+  return kind.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase());
 };
 
 for (const kind of Object.keys(kinds) as Kind[]) {

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { BLOCK, formats, types } from "#src/graph/record.js";
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
-import { chosen } from "#src/graph/recorder.js";
+import { attentionI16Scratch, chosen } from "#src/graph/recorder.js";
 import { fromBF16, fromF16, pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, largest, machine, type Machine } from "./machine.js";
@@ -236,6 +236,58 @@ function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1, fo
   }, n);
   return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
 }
+
+/** All rows see all of k and v; rows of all three are `gap` further apart than they are long. */
+function attendI16(m: Machine, { q, k, v, T, S, heads, d, n = 1 }: Attend, gap = 0) {
+  const D = heads * d, ld = D + gap, scratchBytes = attentionI16Scratch(S, d), dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
+  const [at, kt, vt] = [[q, T], [k, S], [v, S]].map(([x, rows]) => m.put(spread(x as Float32Array, rows as number, D, ld)));
+  m.run("attention_i16", {
+    dst, ldd: D, q: at, ldq: ld, k: kt, ldk: ld, v: vt, ldv: ld, T, S, heads, headWidth: d, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes,
+  }, n);
+  return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
+}
+
+/** Rows `ld` apart, NaN between them. */
+function spread(x: Float32Array, rows: number, columns: number, ld: number): Float32Array {
+  const out = new Float32Array(rows * ld).fill(NaN);
+  for (let row = 0; row < rows; row++) out.set(x.subarray(row * columns, (row + 1) * columns), row * ld);
+  return out;
+}
+
+for (const [T, S, heads, d] of [[1, 1, 1, 1], [3, 7, 2, 6], [5, 64, 2, 8], [4, 65, 3, 25], [9, 130, 2, 64], [13, 77, 1, 30], [2, 257, 4, 32]] as const) {
+  const all = toy(T, S, heads, d), D = heads * d;
+  test(`attention in int16 is within its roundings of the reference for ${T} rows that see ${S}, ${heads} heads of ${d}`, () => {
+    const found = attendI16(m0(), all, 3), g = new Reference();
+    const wanted = valuesOf(g.attention(matrix(T, D, all.q), g.keysValues(matrix(S, D, all.k), matrix(S, D, all.v)), { heads, weights: "p" })).data;
+    // of a score: d products of numbers that are off by half of a 4095th and of an 8191st of the largest, and f32's own roundings
+    const score = Math.sqrt(d) * largest(all.q) * largest(all.k) * (0.5 / 4095 + 0.5 / 8191 + (d + 4) * EPS), p = g.taps.get("p")!.data, V = largest(all.v);
+    assertClose(found.weights, p, 2.2 * score, S, "weights"); // e^x − 1 ≤ 1.1 x up to 0.19, and the sum of all as much again
+    // of a result: what weights are off, half of a 4095th of the largest value for each e, where the largest is 1, and half of an 8191st of values
+    for (let row = 0; row < T; row++) for (let h = 0; h < heads; h++) {
+      const largestE = largest(p.slice((h * T + row) * S, (h * T + row + 1) * S)), from = row * D + h * d;
+      assertClose(found.out.slice(from, from + d), wanted.slice(from, from + d), V * (2.2 * score + (S * largestE * 0.5) / 4095 + 0.5 / 8191), d, `row ${row}, head ${h}`);
+    }
+  });
+
+  test(`attention in int16 gives a row the same bits for any number of threads, alone, and in every build: ${T} rows of ${S}, ${heads} × ${d}`, () => {
+    const together = attendI16(m0(), all);
+    for (const n of [2, 3, 7]) {
+      const found = attendI16(m0(), { ...all, n });
+      assertSameBits(found.out, together.out, `${n} threads`);
+      assertSameBits(found.weights, together.weights, `weights, ${n} threads`);
+    }
+    for (let row = 0; row < T; row++) {
+      assertSameBits(attendI16(m0(), { ...all, q: all.q.subarray(row * D, (row + 1) * D), T: 1 }).out, together.out.slice(row * D, (row + 1) * D), `row ${row} alone`);
+    }
+    for (const engine of engines) assertSameBits(attendI16(machine(engine), all).out, together.out, engine);
+  });
+}
+
+test("attention in int16 of the largest sums there can be stays exact: 64 columns and 64 rows seen, all of the largest number", () => {
+  const T = 4, S = 64, d = 64, ones = (rows: number) => new Float32Array(rows * d).fill(3);
+  const { out, weights } = attendI16(m0(), { T, S, heads: 1, d, q: ones(T), k: ones(S), v: ones(S) });
+  assert.ok(out.every((x) => Math.abs(x - 3) < 1e-5) && weights.every((p) => Math.abs(p - 1 / 64) < 1e-8));
+});
 
 /** What halves make of numbers: the nearest, ±65504 at most. */
 const halved = (x: Float32Array) => x.map((value) => fromF16(toF16(Math.max(-65504, Math.min(65504, value)))));
