@@ -1,30 +1,62 @@
 /**
  * dst[M, D] = (x − mean) / √(variance + ε) · γ + β, row by row; variance biased, about the mean. Threads share groups, so that one row is
  * work for all; each works a row's mean and variance out for itself.
- * `quantized` gets the same numbers as quantize would make of dst, `bytes` those of quantize_i8; dst then need not be kept (dst = 0).
+ * `quantized` gets the same numbers as quantize would make of dst, in eights too, `bytes` those of quantize_i8; dst then need not be kept (dst = 0).
  *
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
-import { GROUP, Layernorm } from "./record";
-import { clear, clearBytes, inverseOf, nearest, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
+import { EIGHT, GROUP, Layernorm } from "./record";
+import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quarters, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
 import { firstLanes, largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
 export function layernorm(op: Layernorm, t: i32, n: i32): void {
-  const groups = (op.D + GROUP - 1) / GROUP;
-  let i = share(op.M * groups, t, n);
-  const to = share(op.M * groups, t + 1, n);
+  const groups = (op.D + GROUP - 1) / GROUP, singles = max(op.M - (op.eights << 3), 0), pieces = (singles + op.eights) * groups;
+  let i = share(pieces, t, n);
+  const to = share(pieces, t + 1, n);
   while (i < to) {
-    const m = i / groups, from = i % groups, end = min(groups, from + to - i), x = op.x + (<usize>m * op.ldx << 2);
-    const mean = sumOf(x, op.D) / <f32>op.D;
-    const factor = <f32>1 / sqrt(squaresOf(x, op.D, mean) / <f32>op.D + op.eps);
-    for (let g = from; g < end; g++) {
-      if (op.quantized) quantizedGroup(op, m, g, groups, x, mean, factor);
-      else if (op.bytes) bytesGroup(op, m, g, groups, x, mean, factor);
-      else plainGroup(op, m, g, x, mean, factor);
-    }
+    const m = i / groups, from = i % groups, end = min(groups, from + to - i);
+    if (m < singles) row(op, m, from, end, groups);
+    else eight(op, m - singles, singles, from, end, groups, op.scratch + <usize>t * (EIGHT_ROWS + 64));
     i += end - from;
   }
+}
+
+/** Groups from … end − 1 of row m. */
+function row(op: Layernorm, m: i32, from: i32, end: i32, groups: i32): void {
+  const x = op.x + (<usize>m * op.ldx << 2), mean = meanOf(x, op.D), factor = factorOf(op, x, mean);
+  for (let g = from; g < end; g++) {
+    if (op.quantized) quantizedGroup(op, m, g, groups, op.quantized + ((<usize>m * op.ldq + g * GROUP) << 1), op.ldq - g * GROUP, x, mean, factor);
+    else if (op.bytes) bytesGroup(op, m, g, groups, x, mean, factor);
+    else plainGroup(op, m, g, x, mean, factor);
+  }
+}
+
+/** The same of eight rows, as quantize makes them. `rows`: room for a group of them, and their means and factors. */
+function eight(op: Layernorm, e: i32, singles: i32, from: i32, end: i32, groups: i32, rows: usize): void {
+  const first = singles + (e << 3), there = min(op.M - first, 8), known = rows + EIGHT_ROWS, x = op.x + (<usize>first * op.ldx << 2), step = <usize>op.ldx << 2;
+  for (let i = 0; i < there; i++) {
+    const mean = meanOf(x + <usize>i * step, op.D);
+    store<f32>(known + (<usize>i << 3), mean);
+    store<f32>(known + (<usize>i << 3), factorOf(op, x + <usize>i * step, mean), 4);
+  }
+  if (there < 8) memory.fill(rows, 0, EIGHT_ROWS);
+  for (let g = from; g < end; g++) {
+    for (let i = 0; i < there; i++) {
+      const at = known + (<usize>i << 3);
+      quantizedGroup(op, first + i, g, groups, rows + (<usize>i << 8), GROUP, x + <usize>i * step, load<f32>(at), load<f32>(at, 4));
+    }
+    for (let i = there; i < 8; i++) store<u64>(op.scales + ((<usize>(first + i) * groups + g) << 3), 0);
+    quarters(rows, op.quantized + <usize>singles * (<usize>op.ldq << 1) + <usize>(e * groups + g) * EIGHT);
+  }
+}
+
+function meanOf(x: usize, D: i32): f32 {
+  return sumOf(x, D) / <f32>D;
+}
+
+function factorOf(op: Layernorm, x: usize, mean: f32): f32 {
+  return <f32>1 / sqrt(squaresOf(x, op.D, mean) / <f32>op.D + op.eps);
 }
 
 function sumOf(x: usize, D: i32): f32 {
@@ -83,9 +115,11 @@ function keep(dst: usize, k: i32, to: i32, v: v128): void {
   else storePart(p, v, to - k);
 }
 
-/** A group's numbers are computed twice, for the largest and for the integers: there need be no place for f32. */
-function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, mean: f32, factor: f32): void {
-  const dst = op.dst + (<usize>m * op.ldd << 2), quantized = op.quantized + (<usize>m * op.ldq << 1);
+/**
+ * Group g to `quantized`, where it has room for so many numbers; what its row has none for becomes 0. A group's numbers are computed twice, for the
+ * largest and for the integers: there need be no place for f32.
+ */
+function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, quantized: usize, room: i32, x: usize, mean: f32, factor: f32): void {
   const from = g * GROUP, to = min(from + GROUP, op.D), whole = from + ((to - from) & ~3), rest = to - whole;
   const centre = f32x4.splat(mean), scale = f32x4.splat(factor), at = <usize>from << 2, end = <usize>whole << 2;
   const gamma = op.gamma, beta = op.beta;
@@ -94,16 +128,16 @@ function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, x: usize, me
     size = f32x4.pmax(size, f32x4.abs(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i))));
   }
   if (rest) size = f32x4.pmax(size, f32x4.abs(four(op, x, whole, rest, centre, scale)));
-  const top = largest(size), inverse = inverseOf(top, 32767), factors = f32x4.splat(inverse);
+  const top = largest(size), inverse = inverseOf(top, I16), factors = f32x4.splat(inverse);
   for (let i = at; i < end; i += 16) {
     const v = nearest(f32x4.mul(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i)), factors));
-    v128.store64_lane(quantized + (i >> 1), i16x8.narrow_i32x4_s(v, v), 0);
+    v128.store64_lane(quantized + ((i - at) >> 1), i16x8.narrow_i32x4_s(v, v), 0);
     sums = i32x4.add(sums, v);
   }
-  if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>whole << 1), four(op, x, whole, rest, centre, scale), inverse));
+  if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>(whole - from) << 1), four(op, x, whole, rest, centre, scale), inverse));
   storeScale(op.scales + ((<usize>m * groups + g) << 3), top, sums);
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
-  if (g == groups - 1) clear(quantized, op.D, op.ldq);
+  if (g == groups - 1) clear(quantized, to - from, room);
 }
 
 /** The same in int8. */

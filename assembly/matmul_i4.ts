@@ -14,36 +14,38 @@
  *     x[6:8] ─► >> 12       a0
  *                   └─────┴─────┴─────┴─────┘
  *
- * After SHARED inputs a0 + a1 / 16 + a2 / 256 − 8 Σx, exact (15 · 256 · 32767 · 8 < 2³¹), is multiplied by the share and added to the
- * group's sum. For FEW rows and more a panel is widened to share · number in int16 once, into this thread's scratch, and met by tiles of 4 rows as in
- * matmul_i8. Either way a group's sum is the same integer: 63 · 8 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
+ * After SHARED inputs a0 + a1 / 16 + a2 / 256 − 8 Σx, exact (15 · 256 · 8191 · 8 < 2³¹), is multiplied by the share and added to the
+ * group's sum. For eights of rows two panels are widened to share · number in int16 once, into this thread's scratch (rows_i16.ts). Either way a
+ * group's sum is the same integer: 63 · 8 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
 import { finish, keep } from "./epilogue";
 import { scaled, SEVERAL } from "./matmul_i8";
-import { panelBytes, shareBytes } from "./pack";
+import { I4_GROUP, panelBytes, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED } from "./record";
-import { scratchOf, widened } from "./rows_i16";
+import { eights, quarters, scratchOf, singles } from "./rows_i16";
 import { take, takenTo } from "./share";
 
-/** So many rows pay for widening a panel. */
-const FEW: i32 = 6;
-
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
-  if (op.M >= FEW) return widened(op, t, n, Format.i4);
-  const panels = (op.N + 7) >> 3, sums = op.scratch + <usize>t * scratchOf(op, Format.i4);
-  for (let m = 0; m < op.M; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
-  if (n == 1) return some(op, 0, panels, sums);
-  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n), sums);
+  const sixteens = (op.N + 15) >> 4, rows = singles(op), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
+  for (let m = 0; m < rows; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
+  if (n == 1) return outputs(op, t, 0, sixteens, sums);
+  for (let p = take(op, sixteens, n); p < sixteens; p = take(op, sixteens, n)) outputs(op, t, p, takenTo(p, sixteens, n), sums);
 }
 
-/** One row after another, each time by SEVERAL bytes of panels, as in matmul_i8. */
-function some(op: Matmul, from: i32, to: i32, sums: usize): void {
-  const bytes = panelBytes(Format.i4, op.K);
-  const several = max(<i32>(SEVERAL / bytes), 1);
+/** Outputs 16 from … 16 to − 1. */
+function outputs(op: Matmul, t: i32, from: i32, to: i32, sums: usize): void {
+  const rows = singles(op);
+  if (rows) some(op, rows, from << 1, min(to << 1, (op.N + 7) >> 3), sums);
+  if (op.eights) eights(op, t, from, to, Format.i4);
+}
+
+/** The first `rows`, one after another, each time by SEVERAL bytes of panels, as in matmul_i8. */
+function some(op: Matmul, rows: i32, from: i32, to: i32, sums: usize): void {
+  const bytes = panelBytes(Format.i4, op.K), several = max(<i32>(SEVERAL / bytes), 1);
   for (let begin = from; begin < to; begin += several) {
     const end = min(begin + several, to);
-    for (let m = 0; m < op.M; m++) for (let p = begin; p < end; p++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
+    for (let m = 0; m < rows; m++) for (let p = begin; p < end; p++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
   }
 }
 
@@ -113,29 +115,47 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
   return i32x4.add(units, i32x4.shr_s(i32x4.add(sixteenths, i32x4.shr_s(others, 4)), 4));
 }
 
-/** `inputs` of a panel as share · number in int16, [⌈inputs / 8⌉ · 4][8 outputs][2 inputs], each group behind its scales. */
-export function widen(w: usize, inputs: i32, wide: usize, mask: i16): void {
-  const low = i16x8.splat(mask), eight = i16x8.sub(low, i16x8.shr_u(low, 1));
-  for (let left = inputs; left > 0; left -= GROUP) {
-    const inputs = min(left, GROUP);
-    v128.store(wide, v128.load(w)); v128.store(wide, v128.load(w, 16), 16);
-    let shares = w + 32;
-    w = shares + shareBytes(inputs); wide += 32;
-    for (let k = 0; k < inputs; k += SHARED, shares += 8) {
-      const s = v128.load8x8_s(shares);
-      const sa = i8x16.shuffle(s, s, 0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7), sb = i8x16.shuffle(s, s, 8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 15, 14, 15);
-      for (let end = min(k + SHARED, inputs), i = k; i < end; i += 8, w += 32, wide += 128) {
-        widenHalf(v128.load(w), sa, wide, low, eight);
-        widenHalf(v128.load(w, 16), sb, wide + 16, low, eight);
+/** Of 16 outputs, whose groups are at a and b, `inputs` of them, share · number in int16. */
+export function widenGroup(op: Matmul, a: usize, b: usize, inputs: i32, wide: usize, spare: usize): void {
+  const steps: usize = 32 + shareBytes(inputs);
+  if (inputs < GROUP) {
+    // what lies behind them is multiplied by zeros, and being shares and numbers no larger than 2 · 504
+    const bytes: usize = steps + <usize>((inputs + 7) >> 3) * 32;
+    memory.copy(spare, a, bytes); memory.copy(spare + I4_GROUP, b, bytes);
+    a = spare; b = spare + I4_GROUP;
+  }
+  memory.copy(wide, a, 32); memory.copy(wide + 32, b, 32);
+  wide += 64;
+  for (let k: usize = 0; k < 256; k += 128, wide += 512) {
+    // of 32 inputs and those 64 further
+    widenShares(op, a + steps + k, b + steps + k, a + 32 + (k >> 4), b + 32 + (k >> 4), wide);
+  }
+}
+
+function widenShares(op: Matmul, a: usize, b: usize, sharesA: usize, sharesB: usize, wide: usize): void {
+  const low = i16x8.splat(<i16>op.kind), eight = i16x8.sub(low, i16x8.shr_u(low, 1));
+  for (let half: usize = 0; half < 8; half += 4, a += 16, b += 16, wide += 16) {
+    const s11 = twice(sharesA + half), s12 = twice(sharesB + half), s21 = twice(sharesA + half + 16), s22 = twice(sharesB + half + 16);
+    for (let i: usize = 0; i < 128; i += 32) {
+      let v11 = v128.load(a + i), v12 = v128.load(b + i), v21 = v128.load(a + i, 256), v22 = v128.load(b + i, 256);
+      const to = wide + (i << 2);
+      for (let pair: usize = 0; pair < 128; pair += 32) {
+        quarters(to + pair, times(s11, v11, low, eight), times(s12, v12, low, eight), times(s21, v21, low, eight), times(s22, v22, low, eight));
+        v11 = i16x8.shr_u(v11, 4); v12 = i16x8.shr_u(v12, 4); v21 = i16x8.shr_u(v21, 4); v22 = i16x8.shr_u(v22, 4);
       }
     }
   }
 }
 
+/** Four shares, each for the two inputs of an output. */
 // @ts-ignore: decorator
-@inline function widenHalf(v: v128, s: v128, wide: usize, low: v128, eight: v128): void {
-  v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(v, low), eight)));
-  v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 4), low), eight)), 32);
-  v128.store(wide, i16x8.mul(s, i16x8.sub(v128.and(i16x8.shr_u(v, 8), low), eight)), 64);
-  v128.store(wide, i16x8.mul(s, i16x8.sub(i16x8.shr_u(v, 12), eight)), 96);
+@inline function twice(shares: usize): v128 {
+  const s = i16x8.extend_low_i8x16_s(v128.load32_zero(shares));
+  return v128.shuffle<i16>(s, s, 0, 0, 1, 1, 2, 2, 3, 3);
+}
+
+/** share · number of the low 4 bits of each lane. */
+// @ts-ignore: decorator
+@inline function times(share: v128, v: v128, low: v128, eight: v128): v128 {
+  return i16x8.mul(share, i16x8.sub(v128.and(v, low), eight));
 }

@@ -12,7 +12,7 @@
  *                      └─────────────┴─────────────┴────────────┴────────────┘  32 · 2 products from 4 loads
  *
  * a and c begin at −128 Σ x of the group (quantize has it ready) and may overflow; a − 256 b is Σ x · u all the same, modulo 2³² and so
- * exactly: 127 · 32767 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with two roundings in every
+ * exactly: 127 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with two roundings in every
  * build: the same bits for any tile, M, n and machine.
  *
  * Few rows wait for weights: what counts is that there are few instructions a byte, and that x, which weights push out of the first-level
@@ -25,7 +25,7 @@
 import { finish, keep } from "./epilogue";
 import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
-import { widened } from "./rows_i16";
+import { eights, singles } from "./rows_i16";
 import { take, takenTo } from "./share";
 import { mulAdd } from "./simd";
 
@@ -33,23 +33,28 @@ import { mulAdd } from "./simd";
 export const SEVERAL: usize = 17 << 15;
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
-  if (op.scratch) return widened(op, t, n, Format.i8);
   const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS;
-  if (n == 1) return some(op, 0, panels);
-  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n));
+  if (n == 1) return outputs(op, t, 0, panels);
+  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) outputs(op, t, p, takenTo(p, panels, n));
 }
 
-/** Two rows, then the next two, each time by `SEVERAL` bytes of panels: only the first two wait for memory, and what it fetches ahead is not broken off. */
-function some(op: Matmul, from: i32, to: i32): void {
+function outputs(op: Matmul, t: i32, from: i32, to: i32): void {
+  const rows = singles(op);
+  if (rows) some(op, rows, from, to);
+  if (op.eights) eights(op, t, from, to, Format.i8);
+}
+
+/** The first two of `rows`, then the next two, each time by `SEVERAL` bytes of panels: only the first two wait for memory, and what it fetches ahead is not broken off. */
+function some(op: Matmul, rows: i32, from: i32, to: i32): void {
   const bytes = panelBytes(Format.i8, op.K), several = max(<i32>(SEVERAL / bytes), 1);
   for (let begin = from; begin < to; begin += several) {
     const end = min(begin + several, to);
     let m = 0;
-    for (; m + 2 <= op.M; m += 2) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 2);
-    if (m < op.M) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 1);
+    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 2);
+    if (m < rows) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 1);
   }
   // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
-  finish(op, 0, op.M, from * I8_OUTPUTS, (to - from) * 2);
+  finish(op, 0, rows, from * I8_OUTPUTS, (to - from) * 2);
 }
 
 /** sum · (scale of w · scale of x) + total, for four outputs of a row. */

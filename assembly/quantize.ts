@@ -1,25 +1,67 @@
 /**
- * dst[M, K] in int16 with x ≈ scale · dst: the largest number of a group becomes ±32767; and for each group its scale beside −128 Σ of its
+ * dst[M, K] in int16 with x ≈ scale · dst: the largest number of a group becomes ±8191; and for each group its scale beside −128 Σ of its
  * int16, what half of matmul_i8's sums begin with. quantize_i8: the same in int8, ±127, and −64 Σ, for matmul_w8a8.
  * Columns K … ldd − 1 become 0 (ldd ≥ K rounded up to 8). Threads share groups, so that one row is work for all.
+ *
+ * 14 bits, since products of many rows add four of them in int16 (rows_i16.ts): off by 6e-5 of a group's largest, where int8 weights are by 4e-3.
+ * For such products rows come in eights, of which sums of quarters are made here, once for all outputs.
  */
-import { GROUP, Quantize } from "./record";
+import { EIGHT, GROUP, Quantize } from "./record";
 import { share } from "./share";
-import { largest, loadPart } from "./simd";
+import { largest, loadPart, transpose } from "./simd";
+
+/** The largest int16. */
+export const I16: f32 = 8191;
 
 export function quantize(op: Quantize, t: i32, n: i32): void {
-  const groups = (op.K + GROUP - 1) / GROUP;
-  const to = share(op.M * groups, t + 1, n);
-  for (let i = share(op.M * groups, t, n); i < to; i++) {
-    const m = i / groups, g = i % groups, from = g * GROUP, count = min(GROUP, op.K - from);
-    const x = op.x + ((<usize>m * op.ldx + from) << 2), dst = op.dst + ((<usize>m * op.ldd + from) << 1);
-    let size = f32x4.splat(0), sums = size;
-    for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
-    const top = largest(size), inverse = inverseOf(top, 32767);
-    for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4(dst + (<usize>k << 1), four(x, k, count), inverse));
-    storeScale(op.scales + (<usize>i << 3), top, sums);
-    if (g == groups - 1) clear(dst, count, op.ldd - from);
+  const groups = (op.K + GROUP - 1) / GROUP, singles = max(op.M - (op.eights << 3), 0) * groups, pieces = singles + op.eights * groups;
+  const to = share(pieces, t + 1, n), rows = op.scratch + <usize>t * EIGHT_ROWS, eights = op.dst + <usize>(singles / groups) * (<usize>op.ldd << 1);
+  for (let i = share(pieces, t, n); i < to; i++) {
+    if (i < singles) group(op, i / groups, i % groups, op.dst + ((<usize>(i / groups) * op.ldd + i % groups * GROUP) << 1), op.ldd - i % groups * GROUP);
+    else {
+      const m = singles / groups + ((i - singles) / groups << 3), g = (i - singles) % groups;
+      for (let row = 0; row < 8; row++) group(op, m + row, g, rows + (<usize>row << 8), GROUP);
+      quarters(rows, eights + <usize>(i - singles) * EIGHT);
+    }
   }
+}
+
+/** Group g of row m to dst; a row past the last is zeros. If it is the row's last, zeros follow up to column `end` of the group. */
+function group(op: Quantize, m: i32, g: i32, dst: usize, end: i32): void {
+  const groups = (op.K + GROUP - 1) / GROUP, from = g * GROUP, count = m < op.M ? min(GROUP, op.K - from) : 0;
+  const x = op.x + ((<usize>m * op.ldx + from) << 2);
+  let size = f32x4.splat(0), sums = size;
+  for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
+  const top = largest(size), inverse = inverseOf(top, I16);
+  for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4(dst + (<usize>k << 1), four(x, k, count), inverse));
+  storeScale(op.scales + (<usize>(m * groups + g) << 3), top, sums);
+  if (g == groups - 1 || m >= op.M) clear(dst, count, end);
+}
+
+/** Bytes of a group of eight rows. */
+export const EIGHT_ROWS: usize = 8 * 2 * GROUP;
+
+/** Eight rows of GROUP int16 as quarters and sums of quarters, in rows_i16.ts' order. */
+export function quarters(rows: usize, dst: usize): void {
+  for (let k: usize = 0; k < 128; k += 16) {
+    quarter(rows + k, dst + 4 * k); quarter(rows + k + 128, dst + 4 * k + 512); // A11, A12
+    quarter(rows + k + 1024, dst + 4 * k + 1536); quarter(rows + k + 1152, dst + 4 * k + 2048); // A21, where S3 will be, and A22
+  }
+  for (const end = dst + 512; dst < end; dst += 16) {
+    const a11 = v128.load(dst), a12 = v128.load(dst, 512), a21 = v128.load(dst, 1536), s1 = i16x8.add(a21, v128.load(dst, 2048)), s2 = i16x8.sub(s1, a11);
+    v128.store(dst, s2, 1024); v128.store(dst, i16x8.sub(a11, a21), 1536); v128.store(dst, s1, 2560); v128.store(dst, i16x8.sub(a12, s2), 3072);
+  }
+}
+
+/** Eight inputs of four rows as pairs, [4][4 rows][2 inputs]. A row with NaN, whose int16 are larger than any, must leave sums with other rows right. */
+// @ts-ignore: decorator
+@inline function quarter(x: usize, dst: usize): void {
+  transpose(bounded(v128.load(x)), bounded(v128.load(x, 256)), bounded(v128.load(x, 512)), bounded(v128.load(x, 768)), dst, 16);
+}
+
+// @ts-ignore: decorator
+@inline function bounded(v: v128): v128 {
+  return i16x8.max_s(i16x8.min_s(v, i16x8.splat(8191)), i16x8.splat(-8191));
 }
 
 export function quantize_i8(op: Quantize, t: i32, n: i32): void {
@@ -84,7 +126,7 @@ export function store4bytes(dst: usize, v: v128, inverse: f32): v128 {
 
 /** The scale of a group of int16 whose largest number stands for `top`, and −128 times what its four sums come to. */
 export function storeScale(dst: usize, top: f32, sums: v128): void {
-  store<f32>(dst, scaleOf(top, 32767));
+  store<f32>(dst, scaleOf(top, I16));
   store<i32>(dst, -128 * sumOf(sums), 4);
 }
 

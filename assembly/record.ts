@@ -17,6 +17,8 @@ export const GROUP: i32 = 128;
 export const SHARED: i32 = 32;
 /** Bytes of a matmul's scratch for each thread (rows_i16.ts, rows_f32.ts). */
 export const SCRATCH: usize = 17408;
+/** Bytes of a group of eight rows of int16 in quarters (rows_i16.ts). */
+export const EIGHT: usize = 3584;
 /** Key/value rows of a cache block (attention.ts). */
 export const BLOCK: i32 = 64;
 
@@ -79,29 +81,32 @@ export const TAKEN: usize = RECORD_BYTES - 8;
 }
 
 /**
- * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales; for w8a8 int8 rows of
- * quantize_i8 with theirs.
- * scratch: threads · SCRATCH bytes where weights that are packed smaller than they are multiplied get widened once for all rows; 0: as
- * they are met, which costs less for few rows. The same bits. Of f32 always, for sums; of 4 bits always, and ⌈K / 8⌉ · 128 bytes a thread
- * where that is more; of w8a8 never.
+ * dst[M, N] = act(x · wᵀ + bias) + residual. For int8 and 4 bits: x is int16 rows of quantize, with their scales, the last of them in as many
+ * `eights` as it made; for w8a8 int8 rows of quantize_i8 with theirs.
+ * scratch: threads · SCRATCH bytes for f32 always, for f16 where weights are widened once for all rows (0: as they are met, the same bits); for int8 and
+ * 4 bits, where there are eights, threads · (SCRATCH + 512 · the lesser of eights and 64), and of 4 bits ⌈K / SHARED⌉ · 4 more for each thread and
+ * each row that is in no eight; for w8a8 never.
  */
 @unmanaged export class Matmul extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; w: usize; bias: usize; residual: usize; ldr: i32;
-  M: i32; K: i32; N: i32; activation: i32; scales: usize; scratch: usize;
+  M: i32; K: i32; N: i32; activation: i32; scales: usize; scratch: usize; eights: i32;
 }
 
 /**
  * dst: int16 [M, ldd], scales { scale: f32, −128 Σ of the group's numbers: i32 } [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0.
- * quantize_i8: dst int8, −64 Σ.
+ * With `eights` only the first max(M − 8 eights, 0) rows are that; behind them are eights of rows, for each group quarters of 8 rows by 128 inputs
+ * (rows_i16.ts), zeros past row M and column K. scales: max(M, 8 eights) rows. scratch: threads · GROUP · 16 bytes.
+ * quantize_i8: dst int8, −64 Σ; no eights.
  */
-@unmanaged export class Quantize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; K: i32; scales: usize; }
+@unmanaged export class Quantize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; K: i32; scales: usize; eights: i32; scratch: usize; }
 
 /**
- * f32 rows to dst (unless 0), int16 rows and scales to quantized (unless 0) as quantize would make them, or int8 rows to bytes (unless 0)
- * as quantize_i8 would. `ldq` is the distance of either's rows.
+ * f32 rows to dst (unless 0), int16 rows, or eights of them, and scales to quantized (unless 0) as quantize would make them, or int8 rows to bytes
+ * (unless 0) as quantize_i8 would. `ldq` is the distance of either's rows. scratch: 64 bytes a thread more than quantize's.
  */
 @unmanaged export class Layernorm extends Record {
   dst: usize; ldd: i32; x: usize; ldx: i32; gamma: usize; beta: usize; M: i32; D: i32; eps: f32; quantized: usize; ldq: i32; scales: usize; bytes: usize;
+  eights: i32; scratch: usize;
 }
 
 @unmanaged export class L2normalize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; D: i32; }

@@ -1,124 +1,126 @@
 /**
- * Many rows of int16 by 8 outputs, half a panel of 8 bits or one of 4, that are widened into a thread's scratch: weights are unpacked once for all
- * rows of a pass, and the loop that does the work has nothing in it but loads, products and sums. A scratch (SCRATCH bytes, a thread's own)
- * is a tile's 8 vectors of totals, then for each group of a block of inputs 8 f32 scales and ⌈inputs / 2⌉ steps of [8 outputs][2 inputs].
- * Of int8 the first tile widens what it multiplies.
+ * Many rows of int16 by 16 outputs, a panel of 8 bits or two of 4, by Strassen's algorithm in Winograd's form, one level of it: of whole numbers it is
+ * exact, modulo 2³² at least, and makes 7 products of quarters where there are 8. A group of 128 inputs is taken apart, since beyond it lie scales:
+ *
+ *                              64 inputs  64                       8 outputs  8
+ *     4 rows of an eight     ┌─────────┬─────────┐    64 inputs  ┌─────────┬─────────┐      S1 = A21 + A22    T1 = B12 − B11
+ *                            │   A11   │   A12   │               │   B11   │   B12   │      S2 = S1 − A11     T2 = B22 − T1
+ *                            ├─────────┼─────────┤       ·       ├─────────┼─────────┤      S3 = A11 − A21    T3 = B22 − B12
+ *                     4 rows │   A21   │   A22   │    64 inputs  │   B21   │   B22   │      S4 = A12 − S2     T4 = B21 − T2
+ *                            └─────────┴─────────┘               └─────────┴─────────┘
+ *     P1 = A11 B11           P6 = S2 T2, U2 = P1 + P6            P5 = S1 T1
+ *     P2 = A12 B21           P7 = S3 T3, U3 = U2 + P7            C22 = U3 + P5
+ *     C11 = P1 + P2          P4 = A22 T4, C21 = U3 + P4          P3 = S4 B22, C12 = U2 + P5 + P3
+ *
+ * Sums of quarters fit into int16: |x| ≤ 8191, of which S4 adds four (quantize.ts), and four of |w| ≤ 504. quantize makes the left ones, once for all
+ * outputs; a panel is widened and the right ones are made once for all rows. Both lie in the order in which they are multiplied, A11 A12 S2 S3 A22 S1 S4
+ * by B11 B21 T2 T3 T4 T1 B22, a step of [4 rows][2 inputs] and [8 outputs][2 inputs]:
  *
  *                        n0 n1 n2 n3   n4 n5 n6 n7
  *                      ┌─────────────┬─────────────┐  w: 2 vectors of 8 int16 a step
- *     x[m, k:k+2]   ─► │     a0      │     b0      │  x: 1 splat of a pair; the last 1 … 3 rows have tiles of their own
- *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32
- *     x[m+2, k:k+2] ─► │     a2      │     b2      │
+ *     x[m, k:k+2]   ─► │     a0      │     b0      │  x: 1 splat of a pair
+ *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32, which stay where they are from a
+ *     x[m+2, k:k+2] ─► │     a2      │     b2      │  product to the next one of its column above
  *     x[m+3, k:k+2] ─► │     a3      │     b3      │  64 products from 6 loads; 12 of x86's 16 registers
  *                      └─────────────┴─────────────┘
  *
- * f32 totals are in memory between groups: as locals V8 would keep some of them in registers throughout, and then has none left for
- * the sums, one of which it would store and load in every step.
+ * f32 totals are in memory between groups: as locals V8 would keep some of them in registers throughout, and then has none left for the sums, one of
+ * which it would store and load in every step.
  */
 import { finish, keep } from "./epilogue";
-import { widen as widenI4 } from "./matmul_i4";
-import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
-import { Format, GROUP, Matmul, SCRATCH } from "./record";
-import { share, take, takenTo } from "./share";
+import { widenGroup as widenI4 } from "./matmul_i4";
+import { I8_SCALES, I8_STEP, panelBytes } from "./pack";
+import { EIGHT, Format, GROUP, Matmul, SCRATCH } from "./record";
 import { mulAdd } from "./simd";
 
-/** Inputs of a block in int16: with four rows of x it is two thirds of a first-level cache of 32 KiB. */
-const BLOCK: i32 = 8 * GROUP;
-/** Rows of a pass, a multiple of 4: a block of them is 1 MiB of x. */
-const ROWS: i32 = 512;
-/** Bytes of x that a pass over the panels goes through: they stay in a second-level cache of 1 MiB, beside the sums. */
-const PART_BYTES: i32 = 600000;
-/** Totals, and a word that no one reads. */
-const TOTALS: usize = 192;
+/** Bytes from a quarter of w to the next, and of a widened group: 16 scales, 7 quarters. */
+export const QUARTER: usize = 1024;
+const WIDE: usize = 64 + 7 * QUARTER;
+/** Groups that are widened before rows go by: half of a first-level cache of 32 KiB. */
+const GROUPS: i32 = 2;
+/** A thread's scratch: two quarters of sums, a word that no one reads, zeros that totals begin with, widened groups, a group that is not whole, totals. */
+const TOUCHED: usize = 256, ZEROS: usize = 320, WIDENED: usize = ZEROS + 512, SPARE: usize = WIDENED + <usize>GROUPS * WIDE;
+/** Eights of rows of a pass. */
+const EIGHTS: i32 = 64;
 
-/**
- * All rows, whose weights are in `format` i8 or i4 (a constant). Where x is small, threads take panels; else each has its own, and goes through
- * all of them with a part of the inputs, then with the next: x comes from the second-level cache, and no weight is widened twice.
- */
+/** Rows that are in no eight: the first ones. */
 // @ts-ignore: decorator
-@inline export function widened(op: Matmul, t: i32, n: i32, format: u32): void {
-  const eights = (op.N + 7) >> 3, each = format == Format.i8 ? I8_OUTPUTS >> 3 : 1; // of a panel
-  if (n > 1 && op.M <= ROWS && partOf(op.M) >= op.K) {
-    const panels = (eights + each - 1) / each;
-    for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) {
-      strip(op, t, 0, op.M, 0, op.K, p * each, min(takenTo(p, panels, n) * each, eights), format);
-    }
-    return;
-  }
-  const from = share(eights, t, n), to = share(eights, t + 1, n);
-  for (let m0 = 0; m0 < op.M; m0 += ROWS) {
-    const m1 = min(m0 + ROWS, op.M), part = partOf(m1 - m0);
-    for (let begin = 0; begin < op.K; begin += part) strip(op, t, m0, m1, begin, min(begin + part, op.K), from, to, format);
-  }
-}
-
-/** Inputs of so many rows that a pass over the panels goes through. */
-// @ts-ignore: decorator
-@inline function partOf(rows: i32): i32 {
-  return max(PART_BYTES / (rows << 1) / BLOCK, 1) * BLOCK;
-}
-
-/** Rows m0 … m1 − 1 by inputs begin … end − 1 of the eights of outputs from … to − 1. */
-function strip(op: Matmul, t: i32, m0: i32, m1: i32, begin: i32, end: i32, from: i32, to: i32, format: u32): void {
-  const bytes = panelBytes(format, op.K), each = format == Format.i8 ? I8_OUTPUTS >> 3 : 1;
-  for (let p = from; p < to; ) {
-    const panel = op.w + <usize>(p / each) * bytes, last = min((p / each + 1) * each, to);
-    for (let k0 = begin; k0 < end; k0 += BLOCK) {
-      const k1 = min(k0 + BLOCK, end), w = panel + panelBytes(format, k0);
-      let next = w, nextBytes: usize = 0;
-      if (k1 < end) {
-        next = w + panelBytes(format, BLOCK);
-        nextBytes = panelBytes(format, min(end - k1, BLOCK)) / <usize>(last - p);
-      } else if (last < to) {
-        next = panel + bytes + panelBytes(format, begin);
-        nextBytes = panelBytes(format, min(end - begin, BLOCK)) / <usize>(last - p);
-      }
-      for (let i = p; i < last; i++, next += nextBytes) block(op, t, m0, m1, i << 3, k0, k1, w, <usize>(i % each) << 4, format, next, nextBytes);
-    }
-    p = last;
-  }
-}
-
-/**
- * Rows m0 … m1 − 1 by inputs k0 … k1 − 1 (k0 % BLOCK == 0) of the packed panel, here at w, added to what inputs before k0 gave; `part`: which
- * bytes of an int8 step. What is widened then, `nextBytes` at `next`, gets touched meanwhile, a line from time to time: the machine sees a
- * stream, and has it near.
- */
-function block(op: Matmul, t: i32, m0: i32, m1: i32, j: i32, k0: i32, k1: i32, w: usize, part: usize, format: u32, next: usize, nextBytes: usize): void {
-  const wide = op.scratch + <usize>t * scratchOf(op, format) + TOTALS, groups = (k1 - k0 + GROUP - 1) / GROUP;
-  const step = nextBytes / <usize>(((m1 - m0 + 3) >> 2) * groups), ahead = step * <usize>groups;
-  let m = m0;
-  if (format == Format.i4) widenI4(w, k1 - k0, wide, <i16>op.kind);
-  else if (m + 4 > m1) widenI8(op, w + I8_SCALES + part, part, k1 - k0, wide);
-  else {
-    tile(op, m, j, k0, k1, wide, 4, w + I8_SCALES + part, part, true, next, step);
-    m += 4; next += ahead;
-  }
-  for (; m + 4 <= m1; m += 4, next += ahead) tile(op, m, j, k0, k1, wide, 4, 0, 0, false, next, step);
-  if (m + 3 == m1) tile(op, m, j, k0, k1, wide, 3, 0, 0, false, next, step);
-  else if (m + 2 == m1) tile(op, m, j, k0, k1, wide, 2, 0, 0, false, next, step);
-  else if (m < m1) tile(op, m, j, k0, k1, wide, 1, 0, 0, false, next, step);
-  if (k1 == op.K && op.activation) finish(op, m0, m1 - m0, j, 1);
+@inline export function singles(op: Matmul): i32 {
+  return max(op.M - (op.eights << 3), 0);
 }
 
 /** Bytes of each thread's scratch. */
 // @ts-ignore: decorator
-@inline export function scratchOf(op: Matmul, format: u32): usize {
-  return format == Format.i4 ? max(SCRATCH, <usize>((op.K + 7) >> 3) << 7) : SCRATCH;
+@inline export function scratchOf(op: Matmul): usize {
+  return op.eights ? SCRATCH + (<usize>min(op.eights, EIGHTS) << 9) : 0;
 }
 
-/** Of int8 weights, the first of which are at `narrow`, `part` bytes into their step. */
-function widenI8(op: Matmul, narrow: usize, part: usize, inputs: i32, wide: usize): void {
-  const low = inLanes(op, 255), offset = inLanes(op, 128);
-  for (let left = inputs; left > 0; left -= GROUP, narrow += I8_SCALES) {
-    copyScales(narrow, part, wide);
-    wide += 32;
-    const end = narrow + <usize>((min(left, GROUP) + 1) >> 1) * I8_STEP;
-    for (; narrow < end; narrow += I8_STEP, wide += 32) {
-      const v = v128.load(narrow);
-      v128.store(wide, i16x8.sub(v128.and(v, low), offset)); v128.store(wide, i16x8.shr_s(v, 8), 16);
+/** All rows in eights by outputs 16 from … 16 to − 1, of weights in `format` i8 or i4 (a constant). */
+// @ts-ignore: decorator
+@inline export function eights(op: Matmul, t: i32, from: i32, to: i32, format: u32): void {
+  memory.fill(op.scratch + <usize>t * scratchOf(op) + ZEROS, 0, 512);
+  for (let p = from; p < to; p++) {
+    for (let e = 0; e < op.eights; e += EIGHTS) strip(op, t, e, min(e + EIGHTS, op.eights), p, p + 1 < to, format);
+  }
+}
+
+/** Eights e0 … e1 − 1 by outputs 16 p … 16 p + 15. `more`: the next 16 follow. */
+function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format: u32): void {
+  const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, totals = scratch + SCRATCH;
+  const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), blockBytes = panelBytes(format, GROUPS * GROUP);
+  // of 4 bits the other panel; where the last one has none beside it, itself
+  const other: usize = format == Format.i4 && (p << 4) + 8 < op.N ? bytes : 0, pair: usize = format == Format.i4 ? bytes << 1 : bytes;
+  const panel = op.w + <usize>p * pair, x = op.x + <usize>singles(op) * (<usize>op.ldx << 1), first = singles(op) + (e0 << 3);
+  for (let g = 0, w = panel; g < groups; g += GROUPS, w += blockBytes) {
+    const end = min(g + GROUPS, groups);
+    for (let i = g; i < end; i++) {
+      const from = w + <usize>(i - g) * panelBytes(format, GROUP), inputs = min(GROUP, op.K - i * GROUP), to = wide + <usize>(i - g) * WIDE;
+      if (format == Format.i4) widenI4(op, from, from + other, inputs, to, scratch + SPARE);
+      else widenI8(op, from, inputs, to, scratch + SPARE);
+    }
+    // What is widened then gets touched meanwhile, a line from time to time: the machine sees a stream, and has it near.
+    let next = w, step: usize = 0;
+    if (end < groups || more) {
+      next = end < groups ? w + blockBytes : panel + pair;
+      step = panelBytes(format, min(op.K - (end < groups ? end * GROUP : 0), GROUPS * GROUP)) / <usize>((e1 - e0) * (end - g) * 7);
+    }
+    for (let e = e0; e < e1; e++) {
+      const total = totals + (<usize>(e - e0) << 9), scaleStep = <usize>groups << 3;
+      for (let i = g; i < end; i++, next += 7 * step) {
+        const scales = op.scales + <usize>(singles(op) + (e << 3)) * scaleStep + (<usize>i << 3);
+        products(x + <usize>(e * groups + i) * EIGHT, wide + <usize>(i - g) * WIDE, scales, scaleStep, i ? total : scratch + ZEROS, total, scratch, next, step, other);
+      }
+      if (end == groups) store8(op, singles(op) + (e << 3), p << 4, total);
     }
   }
+  if (op.activation) finish(op, first, min(op.M - first, (e1 - e0) << 3), p << 4, 2);
+}
+
+/** Of 16 outputs of int8, whose group is at `from`, `inputs` of it. */
+function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize): void {
+  const low = inLanes(op, 255), offset = inLanes(op, 128);
+  if (inputs < GROUP) {
+    // what lies behind them is multiplied by zeros, and being bytes is no larger than weights are
+    memory.copy(spare, from, I8_SCALES + <usize>((inputs + 1) >> 1) * I8_STEP);
+    from = spare;
+  }
+  memory.copy(wide, from, I8_SCALES);
+  from += I8_SCALES; wide += I8_SCALES;
+  for (const end = from + QUARTER; from < end; from += I8_STEP, wide += 32) {
+    const a = v128.load(from), b = v128.load(from, 16), c = v128.load(from, 1024), d = v128.load(from, 1040);
+    quarters(
+      wide, i16x8.sub(v128.and(a, low), offset), i16x8.sub(v128.and(b, low), offset), i16x8.sub(v128.and(c, low), offset), i16x8.sub(v128.and(d, low), offset),
+    );
+    quarters(wide + 16, i16x8.shr_s(a, 8), i16x8.shr_s(b, 8), i16x8.shr_s(c, 8), i16x8.shr_s(d, 8));
+  }
+}
+
+/** A vector of each quarter of w. */
+// @ts-ignore: decorator
+@inline export function quarters(wide: usize, b11: v128, b12: v128, b21: v128, b22: v128): void {
+  const t1 = i16x8.sub(b12, b11), t2 = i16x8.sub(b22, t1);
+  v128.store(wide, b11); v128.store(wide, b21, QUARTER); v128.store(wide, t2, 2 * QUARTER); v128.store(wide, i16x8.sub(b22, b12), 3 * QUARTER);
+  v128.store(wide, i16x8.sub(b21, t2), 4 * QUARTER); v128.store(wide, t1, 5 * QUARTER); v128.store(wide, b22, 6 * QUARTER);
 }
 
 /** `value` in each lane of 16 bits; no literal, which V8 would make anew for every use. */
@@ -127,95 +129,102 @@ function widenI8(op: Matmul, narrow: usize, part: usize, inputs: i32, wide: usiz
   return i16x8.splat(<i16>((op.kind >> 8) + value));
 }
 
-/** The scales of 8 outputs of an int8 group whose numbers begin at `narrow`, `part` bytes into the first step. */
+/** sum · (scale of w · scale of x) more than was, for four outputs of a row. */
 // @ts-ignore: decorator
-@inline function copyScales(narrow: usize, part: usize, wide: usize): void {
-  const scales = narrow + part - I8_SCALES;
-  v128.store(wide, v128.load(scales)); v128.store(wide, v128.load(scales, 16), 16);
-}
-
-/** sum · (scale of w · scale of x) more, for four outputs of a row. */
-// @ts-ignore: decorator
-@inline function add(total: usize, sum: v128, wScale: v128, xScale: v128): void {
-  v128.store(total, mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, xScale), v128.load(total)));
-}
-
-// @ts-ignore: decorator
-@inline function begin(total: usize, dst: usize, k0: i32): void {
-  // past the last output this reads what belongs to others, and keep() writes none of it
-  v128.store(total, k0 ? v128.load(dst) : f32x4.splat(0));
-  v128.store(total, k0 ? v128.load(dst, 16) : f32x4.splat(0), 16);
-}
-
-// @ts-ignore: decorator
-@inline function end(op: Matmul, total: usize, dst: usize, row: i32, j: i32, biasA: v128, biasB: v128, done: bool): void {
-  let a = v128.load(total), b = v128.load(total, 16);
-  if (done) {
-    a = f32x4.add(a, biasA);
-    b = f32x4.add(b, biasB);
-    if (op.residual) {
-      const residual = op.residual + ((<usize>row * op.ldr + j) << 2);
-      a = f32x4.add(a, v128.load(residual));
-      b = f32x4.add(b, v128.load(residual, 16));
-    }
-  }
-  keep(dst, a, b, op.N - j);
+@inline function add(total: usize, was: usize, sum: v128, wScale: v128, xScale: v128, offset: usize): void {
+  v128.store(total + offset, mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, xScale), v128.load(was + offset)));
 }
 
 /**
- * `rows` (1 … 4, a constant: the compiler makes a tile of each) by 8 outputs. `widen` (a constant too): of int8 weights at `narrow`, `part`
- * bytes into their step, whose int16 go to w. For each group it touches a byte, the first at `next`, `nextStep` apart.
+ * A group of eight rows by 16 outputs, added to what totals were at `was`, [rows 0 … 3, 4 … 7][outputs 0 … 7, 8 … 15][4][8]. `sums`: two quarters to
+ * put aside. After each product it touches a byte, the first at `next`, `nextStep` apart, every second of them `other` further.
  */
-// @ts-ignore: decorator
-@inline function tile(op: Matmul, m: i32, j: i32, k0: i32, k1: i32, w: usize, rows: i32, narrow: usize, part: usize, widen: bool, next: usize, nextStep: usize): void {
-  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3, totals = w - TOTALS;
-  const low = inLanes(op, 255), offset = inLanes(op, 128);
-  let x0 = op.x + <usize>m * step + (<usize>k0 << 1), x1 = x0 + step, x2 = x1 + step, x3 = x2 + step;
-  let scales = op.scales + <usize>m * scaleStep + (<usize>(k0 / GROUP) << 3);
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2;
-  begin(totals, dst, k0);
-  if (rows > 1) begin(totals + 32, dst + ldd, k0);
-  if (rows > 2) begin(totals + 64, dst + 2 * ldd, k0);
-  if (rows > 3) begin(totals + 96, dst + 3 * ldd, k0);
-  for (let left = k1 - k0; left > 0; left -= GROUP) {
-    const wScales = w;
-    if (widen) copyScales(narrow, part, w);
-    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-    w += 32;
-    const end = w + (<usize>((min(left, GROUP) + 1) >> 1) << 5);
+function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usize, totals: usize, sums: usize, next: usize, nextStep: usize, other: usize): void {
+  let wScales = w;
+  w += 64;
+  let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (let product = 0; ; product++) {
+    const end = w + QUARTER;
     do {
-      let va = v128.load(widen ? narrow : w), vb: v128;
-      if (widen) {
-        vb = i16x8.shr_s(va, 8); va = i16x8.sub(v128.and(va, low), offset);
-        v128.store(w, va); v128.store(w, vb, 16);
-        narrow += I8_STEP;
-      } else vb = v128.load(w, 16);
-      let s = v128.load32_splat(x0);
+      const va = v128.load(w), vb = v128.load(w, 16);
+      let s = v128.load32_splat(x);
       a0 = i32x4.add(a0, i32x4.dot_i16x8_s(s, va)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(s, vb));
-      if (rows > 1) { s = v128.load32_splat(x1); a1 = i32x4.add(a1, i32x4.dot_i16x8_s(s, va)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(s, vb)); x1 += 4; }
-      if (rows > 2) { s = v128.load32_splat(x2); a2 = i32x4.add(a2, i32x4.dot_i16x8_s(s, va)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(s, vb)); x2 += 4; }
-      if (rows > 3) { s = v128.load32_splat(x3); a3 = i32x4.add(a3, i32x4.dot_i16x8_s(s, va)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(s, vb)); x3 += 4; }
-      x0 += 4; w += 32;
+      s = v128.load32_splat(x, 4);
+      a1 = i32x4.add(a1, i32x4.dot_i16x8_s(s, va)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(s, vb));
+      s = v128.load32_splat(x, 8);
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(s, va)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(s, vb));
+      s = v128.load32_splat(x, 12);
+      a3 = i32x4.add(a3, i32x4.dot_i16x8_s(s, va)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(s, vb));
+      x += 16; w += 32;
     } while (w < end);
-    const wScaleA = v128.load(wScales), wScaleB = v128.load(wScales, 16);
-    let q = v128.load32_splat(scales);
-    add(totals, a0, wScaleA, q); add(totals + 16, b0, wScaleB, q);
-    if (rows > 1) { q = v128.load32_splat(scales + scaleStep); add(totals + 32, a1, wScaleA, q); add(totals + 48, b1, wScaleB, q); }
-    if (rows > 2) { q = v128.load32_splat(scales + 2 * scaleStep); add(totals + 64, a2, wScaleA, q); add(totals + 80, b2, wScaleB, q); }
-    if (rows > 3) { q = v128.load32_splat(scales + 3 * scaleStep); add(totals + 96, a3, wScaleA, q); add(totals + 112, b3, wScaleB, q); }
-    scales += 8; narrow += I8_SCALES;
-    store<u8>(totals + 128, load<u8>(next)); // a load whose value goes nowhere would be left out
+    store<u8>(sums + TOUCHED, load<u8>(next + (other & -<usize>(product & 1)))); // a load whose value goes nowhere would be left out
     next += nextStep;
+    if (product == 0) {
+      keepSums(sums, a0, b0, a1, b1, a2, b2, a3, b3); // P1
+      continue;
+    }
+    if (product == 2) {
+      keepSums(sums + 128, a0, b0, a1, b1, a2, b2, a3, b3); // U2
+      continue;
+    }
+    if (product == 3) {
+      // U3, and what C12 has more than C22 before P3
+      keepSums(sums, a0, b0, a1, b1, a2, b2, a3, b3);
+      const u2 = sums + 128;
+      keepSums(
+        u2, i32x4.sub(v128.load(u2), a0), i32x4.sub(v128.load(u2, 16), b0), i32x4.sub(v128.load(u2, 32), a1), i32x4.sub(v128.load(u2, 48), b1),
+        i32x4.sub(v128.load(u2, 64), a2), i32x4.sub(v128.load(u2, 80), b2), i32x4.sub(v128.load(u2, 96), a3), i32x4.sub(v128.load(u2, 112), b3),
+      );
+      continue;
+    }
+    // C11, C21, C22, C12
+    const lower = product == 4 || product == 5, right = product > 4, at: usize = (lower ? 256 : 0) + (right ? 128 : 0);
+    let rows = scales + (lower ? 4 * scaleStep : 0), q = v128.load32_splat(rows);
+    const wa = v128.load(wScales + (right ? 32 : 0)), wb = v128.load(wScales + (right ? 32 : 0), 16), to = totals + at, from = was + at;
+    add(to, from, a0, wa, q, 0); add(to, from, b0, wb, q, 16);
+    q = v128.load32_splat(rows += scaleStep); add(to, from, a1, wa, q, 32); add(to, from, b1, wb, q, 48);
+    q = v128.load32_splat(rows += scaleStep); add(to, from, a2, wa, q, 64); add(to, from, b2, wb, q, 80);
+    q = v128.load32_splat(rows += scaleStep); add(to, from, a3, wa, q, 96); add(to, from, b3, wb, q, 112);
+    if (product == 6) return;
+    if (product == 5) {
+      const more = sums + 128;
+      a0 = i32x4.add(a0, v128.load(more)); b0 = i32x4.add(b0, v128.load(more, 16)); a1 = i32x4.add(a1, v128.load(more, 32)); b1 = i32x4.add(b1, v128.load(more, 48));
+      a2 = i32x4.add(a2, v128.load(more, 64)); b2 = i32x4.add(b2, v128.load(more, 80)); a3 = i32x4.add(a3, v128.load(more, 96)); b3 = i32x4.add(b3, v128.load(more, 112));
+    } else {
+      a0 = v128.load(sums); b0 = v128.load(sums, 16); a1 = v128.load(sums, 32); b1 = v128.load(sums, 48);
+      a2 = v128.load(sums, 64); b2 = v128.load(sums, 80); a3 = v128.load(sums, 96); b3 = v128.load(sums, 112);
+    }
   }
-  // Without an activation this is the end as well: a pass of its own over so narrow a strip would take 3 % of all.
-  const done = k1 == op.K && op.activation == 0;
+}
+
+// @ts-ignore: decorator
+@inline function keepSums(to: usize, a0: v128, b0: v128, a1: v128, b1: v128, a2: v128, b2: v128, a3: v128, b3: v128): void {
+  v128.store(to, a0); v128.store(to, b0, 16); v128.store(to, a1, 32); v128.store(to, b1, 48);
+  v128.store(to, a2, 64); v128.store(to, b2, 80); v128.store(to, a3, 96); v128.store(to, b3, 112);
+}
+
+/** Totals of 8 rows from `row` on, those that there are, by outputs j … j + 15 to dst; without an activation that is the end of them. */
+function store8(op: Matmul, row: i32, j: i32, totals: usize): void {
+  half(op, row, j, totals);
+  if (j + 8 < op.N) half(op, row, j + 8, totals + 128);
+}
+
+function half(op: Matmul, row: i32, j: i32, totals: usize): void {
+  const done = op.activation == 0;
   let biasA = f32x4.splat(-0.0), biasB = biasA; // v − 0 is v, also of −0
   if (done && op.bias) {
+    // past the last output this and residual read what belongs to others, and keep() writes none of it
     biasA = v128.load(op.bias + (<usize>j << 2));
     biasB = v128.load(op.bias + (<usize>j << 2), 16);
   }
-  end(op, totals, dst, m, j, biasA, biasB, done);
-  if (rows > 1) end(op, totals + 32, dst + ldd, m + 1, j, biasA, biasB, done);
-  if (rows > 2) end(op, totals + 64, dst + 2 * ldd, m + 2, j, biasA, biasB, done);
-  if (rows > 3) end(op, totals + 96, dst + 3 * ldd, m + 3, j, biasA, biasB, done);
+  const rows = min(op.M - row, 8), ldd = <usize>op.ldd << 2;
+  let dst = op.dst + ((<usize>row * op.ldd + j) << 2), residual = op.residual + ((<usize>row * op.ldr + j) << 2);
+  for (let i = 0; i < rows; i++, totals += i == 4 ? 160 : 32, dst += ldd, residual += <usize>op.ldr << 2) {
+    let a = f32x4.add(v128.load(totals), biasA), b = f32x4.add(v128.load(totals, 16), biasB);
+    if (done && op.residual) {
+      a = f32x4.add(a, v128.load(residual));
+      b = f32x4.add(b, v128.load(residual, 16));
+    }
+    keep(dst, a, b, op.N - j);
+  }
 }

@@ -7,7 +7,7 @@
  */
 import { readFileSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
-import { wideningBytes, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
+import { eightsOf, scratchBytes, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
 import { packedBytes, type Format } from "#src/weights/quant.js";
 
 const engine = process.argv[2] === "relaxed" ? "relaxed" : "plain";
@@ -45,10 +45,11 @@ function report(name: string, measure: () => string): void {
 }
 
 function product(format: Format, M: number, K: number, N: number): number {
-  const shape = { dst: DST, ldd: N, x: X, w: W, ldr: 0, M, K, N, activation: 0, ...(wideningBytes[format](M, K) > 0 && { scratch: SCRATCH }) };
+  const shape = { dst: DST, ldd: N, x: X, w: W, ldr: 0, M, K, N, activation: 0, ...(scratchBytes(format, M, K) > 0 && { scratch: SCRATCH }) };
   if (format === "f32" || format === "f16") return seconds(`matmul_${format}`, { ...shape, ldx: K });
-  const ldx = Math.ceil(K / 8) * 8;
-  return seconds(`matmul_${format}`, { ...shape, ldx, scales: SCALES }) + (M === 0 ? 0 : seconds(format === "w8a8" ? "quantize_i8" : "quantize", { dst: OTHER, ldd: ldx, x: X, ldx: K, M, K, scales: SCALES }));
+  const ldx = Math.ceil(K / 8) * 8, eights = eightsOf(format, M);
+  return seconds(`matmul_${format}`, { ...shape, ldx, scales: SCALES, eights }) +
+    seconds(format === "w8a8" ? "quantize_i8" : "quantize", { dst: OTHER, ldd: ldx, x: X, ldx: K, M, K, scales: SCALES, eights, scratch: SCRATCH });
 }
 
 console.log(`${engine}, Node ${process.version}, V8 ${process.versions.v8}`);

@@ -2,7 +2,7 @@
 import { loadModule } from "#platform";
 import { CONTROL, HEAP, type Kernels } from "./backend/wasm/control.js";
 import { capabilities as seen, type Capabilities as Seen, type WasmOptions } from "./backend/wasm/wasm.js";
-import { GROUP, RECORD_BYTES, wideningBytes, writeRecord } from "./graph/record.js";
+import { eightsOf, GROUP, int16Bytes, RECORD_BYTES, scratchBytes, writeRecord } from "./graph/record.js";
 import { turns } from "./pause.js";
 import { packedBytes } from "./weights/quant.js";
 
@@ -42,13 +42,14 @@ const SETTLED_MS = 80, MOST_MS = 600;
 
 /** Best time of i8's products, divided by that of w8a8's. They are of zeros, which take no less time than other numbers. */
 async function speedup(module: WebAssembly.Module, signal?: AbortSignal): Promise<number> {
-  const lists = 2 * COUNT * RECORD_BYTES, x = HEAP + lists, scales = x + 2 * M * K, dst = scales + 8 * M * (K / GROUP), scratch = dst + 4 * M * N, w = scratch + wideningBytes.i8(M);
+  const lists = 2 * COUNT * RECORD_BYTES, x = HEAP + lists, eights = eightsOf("i8", M), scales = x + int16Bytes(M, K, K, eights);
+  const dst = scales + 8 * M * (K / GROUP), scratch = dst + 4 * M * N, w = scratch + scratchBytes("i8", M, K);
   const memory = new WebAssembly.Memory({ initial: Math.ceil((w + packedBytes("i8", N, K)) / 65536) + 1, maximum: 65536 });
   const kernels = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as Kernels;
   const shape = { dst, ldd: N, x, ldx: K, w, ldr: 0, M, K, N, activation: 0, scales };
   const ways = (["matmul_i8", "matmul_w8a8"] as const).map((kind, i) => {
     const list = HEAP + i * COUNT * RECORD_BYTES;
-    for (let at = 0; at < COUNT; at++) writeRecord(new DataView(memory.buffer, list), at, kind, { ...shape, scratch: kind === "matmul_i8" ? scratch : 0 });
+    for (let at = 0; at < COUNT; at++) writeRecord(new DataView(memory.buffer, list), at, kind, { ...shape, ...(kind === "matmul_i8" && { scratch, eights }) });
     return { list, best: Infinity };
   });
   const turn = turns(signal), start = performance.now();

@@ -14,6 +14,8 @@ export const GROUP = 128;
 export const SHARED = 32;
 /** Bytes of a matmul's scratch for each thread. */
 export const SCRATCH = 17408;
+/** Bytes of a group of eight rows of int16 in quarters. */
+export const EIGHT = 3584;
 /** Key/value rows of a cache block. */
 export const BLOCK = 64;
 
@@ -34,28 +36,39 @@ export type Kind = keyof typeof kinds;
 export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4, w8a8: 5 } as const;
 /** Whether such weights are multiplied as whole numbers, activations too. */
 export const inIntegers = (format: keyof typeof formats): boolean => format === "i8" || format === "i4" || format === "w8a8";
-/** Bytes in which a thread widens a matmul's weights once for all rows, or keeps f32 sums; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
-export const wideningBytes = {
-  f32: () => SCRATCH,
-  f16: (rows: number) => (rows > 8 ? SCRATCH : 0),
-  i8: (rows: number) => (rows > 24 ? SCRATCH : 0),
-  i4: (_rows: number, inputs: number) => Math.max(SCRATCH, Math.ceil(inputs / 8) * 128),
-  w8a8: () => 0,
-} as const;
+/** How many eights of rows products of a format are made of; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
+export function eightsOf(format: keyof typeof formats, rows: number): number {
+  const least = format === "i8" ? 25 : format === "i4" ? 6 : Infinity;
+  return rows < least ? 0 : Math.floor((rows + 3) / 8);
+}
+/** Bytes in which a thread widens a matmul's weights once for all rows, or keeps sums. */
+export function scratchBytes(format: keyof typeof formats, rows: number, inputs: number): number {
+  if (format === "f32" || (format === "f16" && rows > 8)) return SCRATCH;
+  if (format !== "i8" && format !== "i4") return 0;
+  const eights = eightsOf(format, rows), singles = Math.max(rows - 8 * eights, 0);
+  return (eights && SCRATCH + 512 * Math.min(eights, 64)) + (format === "i4" ? 4 * singles * Math.ceil(inputs / SHARED) : 0);
+}
+/** Bytes of `rows` int16 rows of which there are so many eights, `stride` numbers apart. */
+export const int16Bytes = (rows: number, columns: number, stride: number, eights: number) =>
+  2 * stride * Math.max(rows - 8 * eights, 0) + eights * Math.ceil(columns / GROUP) * EIGHT;
+/** Bytes of a thread's scratch for quantize, and for layernorm. */
+export const EIGHT_SCRATCH = 16 * GROUP + 64;
 /** What a limit is the limit of. */
 export const limits = { reading: 0, int16: 1, float32: 2, int8: 3 } as const;
 /** Types of a checkpoint's numbers. */
 export const types = { F32: 0, F16: 1, BF16: 2 } as const;
 
-/** A word of a record; an address is a u32, and `address?` may be left out: 0, "none". Words after `kind` lie in the order written here. */
-type Word = "address" | "address?" | "i32" | "u32" | "f32";
+/** A word of a record; an address is a u32, and what has a `?` may be left out: 0, "none". Words after `kind` lie in the order written here. */
+type Word = "address" | "address?" | "i32" | "i32?" | "u32" | "f32";
 type Layout = Readonly<Record<string, Word>>;
 
 const Matmul = {
   dst: "address", ldd: "i32", x: "address", ldx: "i32", w: "address", bias: "address?", residual: "address?", ldr: "i32",
-  M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?", scratch: "address?",
+  M: "i32", K: "i32", N: "i32", activation: "i32", scales: "address?", scratch: "address?", eights: "i32?",
 } as const satisfies Layout;
-const Quantize = { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", K: "i32", scales: "address" } as const satisfies Layout;
+const Quantize = {
+  dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", K: "i32", scales: "address", eights: "i32?", scratch: "address?",
+} as const satisfies Layout;
 const Store = {
   x: "address", ldx: "i32", table: "address", offset: "address", position: "i32", M: "i32", D: "i32", headWidth: "i32", format: "u32",
 } as const satisfies Layout;
@@ -71,6 +84,7 @@ export const layouts = {
   layernorm: {
     dst: "address?", ldd: "i32", x: "address", ldx: "i32", gamma: "address", beta: "address", M: "i32", D: "i32", eps: "f32",
     quantized: "address?", ldq: "i32", scales: "address?", bytes: "address?",
+    eights: "i32?", scratch: "address?",
   },
   l2normalize: { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", D: "i32" },
   embed: {
@@ -100,7 +114,7 @@ export const layouts = {
 const written = Object.fromEntries(Object.entries<Layout>(layouts).map(([kind, layout]) => [kind, { names: Object.keys(layout), words: Object.values(layout) }])) as
   unknown as Record<Kind, { readonly names: readonly string[]; readonly words: readonly Word[] }>;
 
-type Optional<L> = { [F in keyof L]: L[F] extends "address?" ? F : never }[keyof L];
+type Optional<L> = { [F in keyof L]: L[F] extends `${string}?` ? F : never }[keyof L];
 /** The fields of a kernel's record. Addresses are 0 … 2³² − 1. */
 export type Fields<K extends Kind> =
   & { readonly [F in Exclude<keyof (typeof layouts)[K], Optional<(typeof layouts)[K]>>]: number }
@@ -113,7 +127,7 @@ export function readRecord(view: DataView, index: number): { kind: Kind; words: 
   const words: Record<string, number> = {};
   for (const [name, word] of Object.entries<Word>(layouts[kind])) {
     at += 4;
-    words[name] = word === "f32" ? view.getFloat32(at, true) : word === "i32" ? view.getInt32(at, true) : view.getUint32(at, true);
+    words[name] = word === "f32" ? view.getFloat32(at, true) : word.startsWith("i32") ? view.getInt32(at, true) : view.getUint32(at, true);
   }
   return { kind, words };
 }
@@ -135,7 +149,7 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
     at += 4;
     const value = given[names[i]] ?? 0, word = words[i];
     if (word === "f32") view.setFloat32(at, value, true);
-    else if (word === "i32") view.setInt32(at, value, true);
+    else if (word === "i32" || word === "i32?") view.setInt32(at, value, true);
     else view.setUint32(at, value, true);
   }
 }

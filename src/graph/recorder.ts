@@ -8,7 +8,9 @@ import type { Activation, Graph, KeysValues, Linear, Matrix, Norm, Past, Tokens 
 import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
-import { activationCode, BLOCK, type Fields, formats, GROUP, inIntegers, type Kind, RECORD_BYTES, goOn, strideOf, wideningBytes, writeRecord } from "./record.js";
+import {
+  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, RECORD_BYTES, scratchBytes, strideOf, writeRecord,
+} from "./record.js";
 
 /** A packed weight in the backend's memory. */
 export interface StoredLinear extends Linear {
@@ -55,6 +57,8 @@ export function storedRows(address: number, rows: number, columns: number): Matr
 
 /** int16 rows with their scales: what int8 and 4-bit weights meet; int8 rows with theirs: what w8a8 meets. */
 interface Quantized {
+  readonly size: 1 | 2;
+  readonly eights: number;
   readonly numbers: Place;
   readonly stride: number;
   readonly scales: Place;
@@ -196,8 +200,7 @@ export class Recorder implements Graph {
   private readonly results: Slot[] = [];
   private readonly inputs: { slot: Slot; fill: (arena: number) => Uint8Array }[] = [];
   private readonly kept = new Map<string, Rows>();
-  private readonly int16 = new Map<Rows, Quantized>();
-  private readonly int8 = new Map<Rows, Quantized>();
+  private readonly whole = new Map<Rows, Quantized[]>();
 
   /**
    * @param threads how many will share each operation
@@ -241,11 +244,11 @@ export class Recorder implements Graph {
       activation: activationCode(options.activation ?? "linear"), ldr: residual?.stride ?? 0,
     };
     const also: Record<string, Place> = residual ? { residual } : {};
-    const scratchBytes = this.threads * wideningBytes[weight.format](x.rows, w.inputs);
-    if (scratchBytes > 0) also.scratch = { slot: this.slot(scratchBytes), offset: 0 };
+    const bytes = this.threads * scratchBytes(weight.format, x.rows, w.inputs);
+    if (bytes > 0) also.scratch = { slot: this.slot(bytes), offset: 0 };
     if (inIntegers(weight.format)) {
-      const q = this.quantized(from, weight.format === "w8a8" ? 1 : 2);
-      this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride }, { dst, x: q.numbers, scales: q.scales, ...also });
+      const eights = eightsOf(weight.format, x.rows), q = this.quantized(from, weight.format === "w8a8" ? 1 : 2, eights);
+      this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride, eights }, { dst, x: q.numbers, scales: q.scales, ...also });
     } else {
       this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
     }
@@ -549,22 +552,24 @@ export class Recorder implements Graph {
    * x as rows of int16 or int8 with scales, made once however many products want it, and by its norm where there is one that makes no other.
    *
    * @param size bytes of a number: 2 or 1
+   * @param eights how many eights of rows the last ones come in
    */
-  private quantized(x: Rows, size: 1 | 2): Quantized {
-    const made = size === 2 ? this.int16 : this.int8, known = made.get(x);
+  private quantized(x: Rows, size: 1 | 2, eights: number): Quantized {
+    const made = this.whole.get(x) ?? [], known = made.find((one) => one.size === size && one.eights === eights);
     if (known) return known;
     const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
     const norm = x.norm?.places.scales ? undefined : x.norm, first = norm?.index ?? this.operations.length;
-    const numbers = { slot: this.slot(x.rows * stride * size, first), offset: 0 };
-    const scales = { slot: this.slot(x.rows * groups * 8, first), offset: 0 };
+    const numbers = { slot: this.slot(size === 2 ? int16Bytes(x.rows, x.columns, stride, eights) : x.rows * stride, first), offset: 0 };
+    const scales = { slot: this.slot(Math.max(x.rows, 8 * eights) * groups * 8, first), offset: 0 };
+    const also: Record<string, Place> = eights ? { scratch: { slot: this.slot(this.threads * EIGHT_SCRATCH, first), offset: 0 } } : {};
     if (norm) {
-      Object.assign(norm.places, { [size === 2 ? "quantized" : "bytes"]: numbers, scales });
-      norm.fields.ldq = stride;
+      Object.assign(norm.places, { [size === 2 ? "quantized" : "bytes"]: numbers, scales, ...also });
+      Object.assign(norm.fields, { ldq: stride, eights });
     } else {
-      this.record(size === 2 ? "quantize" : "quantize_i8", { ldd: stride, ldx: x.stride, M: x.rows, K: x.columns }, { dst: numbers, x, scales });
+      this.record(size === 2 ? "quantize" : "quantize_i8", { ldd: stride, ldx: x.stride, M: x.rows, K: x.columns, eights }, { dst: numbers, x, scales, ...also });
     }
-    const quantized = { numbers, stride, scales };
-    made.set(x, quantized);
+    const quantized = { numbers, stride, scales, size, eights };
+    this.whole.set(x, [...made, quantized]);
     return quantized;
   }
 }

@@ -10,7 +10,7 @@
  *         w = scale · number, −127 … 127. Of the first one the byte is number + 128, of the second number. Behind an odd last input there is 0
  *   i4    for each GROUP inputs: 8 f32 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
  *         [8 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
- *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 32767 · 128 < 2³¹
+ *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 8191 · 128 < 2³¹
  *   w8a8  for each GROUP inputs: 8 f32 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
  *         w = scale · (byte − 64). Behind the last input there is 64
  *
@@ -220,13 +220,13 @@ function scaleOf(x: Float32Array, limit: number): { scale: number; inverse: numb
 }
 
 /**
- * int16 activations, −32767 … 32767, as i8 and i4 meet them: x = scale · int16. What belongs to a group of a row is its scale, f32, and −128 Σ
+ * int16 activations, −8191 … 8191, as i8 and i4 meet them: x = scale · int16. What belongs to a group of a row is its scale, f32, and −128 Σ
  * of its numbers, i32, side by side.
  *
  * @param ldq distance of two rows, at least K; what lies between is 0
  * @returns rows [M, ldq], scales [M, ⌈K / GROUP⌉] and the bytes of both that the kernels read
  */
-export const quantize = (x: Float32Array, M: number, K: number, ldq: number) => quantized(x, M, K, new Int16Array(M * ldq), ldq, 32767, -128);
+export const quantize = (x: Float32Array, M: number, K: number, ldq: number) => quantized(x, M, K, new Int16Array(M * ldq), ldq, 8191, -128);
 
 /** int8 activations, −127 … 127, as w8a8 meets them: the same with −64 Σ. */
 export const quantizeI8 = (x: Float32Array, M: number, K: number, ldq: number) => quantized(x, M, K, new Int8Array(M * ldq), ldq, 127, -64);

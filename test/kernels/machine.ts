@@ -105,3 +105,21 @@ export function assertClose(found: Float32Array, wanted: ArrayLike<number>, tole
 /** One f32 rounding. */
 export const EPS = 2 ** -24;
 export const largest = (x: Float32Array) => x.reduce((top, value) => Math.max(top, Math.abs(value)), 0);
+
+/**
+ * int16 rows as quantize makes them where the last come in eights, by the definition in assembly/rows_i16.ts.
+ *
+ * @param rows [M, ldq], zeros from column K on
+ */
+export function inEights(rows: Int16Array, M: number, K: number, ldq: number, eights: number): Int16Array {
+  const singles = Math.max(M - 8 * eights, 0), out = [...rows.subarray(0, singles * ldq)];
+  for (let e = 0; e < eights; e++) for (let g = 0; g < K; g += 128) {
+    const x = (row: number, k: number) => (singles + 8 * e + row < M && g + k < K ? rows[(singles + 8 * e + row) * ldq + g + k] : 0);
+    const a11 = x, a12: typeof x = (row, k) => x(row, k + 64), a21: typeof x = (row, k) => x(row + 4, k), a22: typeof x = (row, k) => x(row + 4, k + 64);
+    const s1: typeof x = (row, k) => a21(row, k) + a22(row, k), s2: typeof x = (row, k) => s1(row, k) - a11(row, k);
+    for (const quarter of [a11, a12, s2, (row: number, k: number) => a11(row, k) - a21(row, k), a22, s1, (row: number, k: number) => a12(row, k) - s2(row, k)]) {
+      for (let k = 0; k < 64; k += 2) for (let row = 0; row < 4; row++) out.push(quarter(row, k), quarter(row, k + 1));
+    }
+  }
+  return Int16Array.from(out);
+}

@@ -5,7 +5,7 @@ import { activationCode, SCRATCH } from "#src/graph/record.js";
 import { linear, matrix, Reference, valuesOf } from "#src/graph/reference.js";
 import { pack, quantize, quantizeI8, unpack, type Format } from "#src/weights/quant.js";
 import { random } from "../support.js";
-import { assertClose, assertSameBits, engines, EPS, largest, machine, type Engine } from "./machine.js";
+import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, type Engine } from "./machine.js";
 
 interface Case {
   engine: Engine;
@@ -22,8 +22,8 @@ interface Case {
   activation?: Activation;
 }
 
-/** The product as the kernel makes it, by n threads; `widen`: with weights widened once for all rows. */
-function multiply({ engine, format, M, K, N, x, w, packed = pack(format, w, N, K), bias, residual, activation = "linear" }: Case, n = 1, widen = false): Float32Array {
+/** The product as the kernel makes it, by n threads; `widen`: with weights widened once for all rows, of int16 for those in `eights`. */
+function multiply({ engine, format, M, K, N, x, w, packed = pack(format, w, N, K), bias, residual, activation = "linear" }: Case, n = 1, widen = false, eights = widen ? Math.ceil(M / 8) : 0): Float32Array {
   const m = machine(engine);
   const shape = {
     ...((widen || format === "f32") && { scratch: m.alloc(n * SCRATCH) }),
@@ -31,8 +31,10 @@ function multiply({ engine, format, M, K, N, x, w, packed = pack(format, w, N, K
     ...(bias && { bias: m.put(bias) }), ...(residual && { residual: m.put(residual) }), dst: m.alloc(M * N * 4),
   };
   if (format === "i8" || format === "i4") {
-    const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantize(x, M, K, ldx), scratch = format === "i4" ? m.alloc(n * Math.max(SCRATCH, ldx * 16)) : 0;
-    m.run(`matmul_${format}`, { ...shape, x: m.put(rows), ldx, scales: m.put(pairs), scratch }, n);
+    const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantize(x, M, K, ldx), singles = Math.max(M - 8 * eights, 0), groups = Math.ceil(K / 128);
+    const scratch = m.alloc(n * ((eights && SCRATCH + 512 * Math.min(eights, 64)) + 4 * singles * Math.ceil(K / 32))), scales = m.alloc((singles + 8 * eights) * groups * 8);
+    new Uint8Array(m.memory.buffer, scales, pairs.length).set(pairs);
+    m.run(`matmul_${format}`, { ...shape, x: m.put(inEights(rows, M, K, ldx, eights)), ldx, scales, scratch, eights }, n);
   } else if (format === "w8a8") {
     const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantizeI8(x, M, K, ldx);
     m.run("matmul_w8a8", { ...shape, x: m.put(rows), ldx, scales: m.put(pairs) }, n);
@@ -118,9 +120,9 @@ test("products of whole numbers do not overflow when all numbers of a group are 
   new Float32Array(group.buffer, 0, 8).fill(1);
   for (const share of [63, -63]) for (const M of [1, 7]) {
     new Int8Array(group.buffer, 32, 32).fill(share);
-    const x = m.put(new Int16Array(M * 128).fill(-32767)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(2 * M).fill(1));
+    const x = m.put(new Int16Array(M * 128).fill(-8191)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(2 * M).fill(1));
     m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(SCRATCH) });
-    assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 32767 * 128)));
+    assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 8191 * 128)));
   }
 });
 
