@@ -47,7 +47,7 @@ function eight(op: Layernorm, e: i32, singles: i32, from: i32, end: i32, groups:
       quantizedGroup(op, first + i, g, groups, rows + (<usize>i << 8), GROUP, x + <usize>i * step, load<f32>(at), load<f32>(at, 4));
     }
     for (let i = there; i < 8; i++) store<u64>(op.scales + ((<usize>(first + i) * groups + g) << 3), 0);
-    quarters(rows, op.quantized + <usize>singles * (<usize>op.ldq << 1) + <usize>(e * groups + g) * EIGHT);
+    quarters(rows, op.quantized + <usize>singles * (<usize>op.ldq << 1) + <usize>(g * op.eights + e) * EIGHT);
   }
 }
 

@@ -21,7 +21,7 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
     else {
       const m = singles / groups + ((i - singles) / groups << 3), g = (i - singles) % groups;
       for (let row = 0; row < 8; row++) group(op, m + row, g, rows + (<usize>row << 8), GROUP);
-      quarters(rows, eights + <usize>(i - singles) * EIGHT);
+      quarters(rows, eights + <usize>(g * op.eights + (i - singles) / groups) * EIGHT);
     }
   }
 }

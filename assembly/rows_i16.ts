@@ -36,10 +36,8 @@ import { mulAdd } from "./simd";
 /** Bytes from a quarter of w to the next, and of a widened group: 16 scales, 7 quarters. */
 export const QUARTER: usize = 1024;
 const WIDE: usize = 64 + 7 * QUARTER;
-/** Groups that are widened before rows go by: half of a first-level cache of 32 KiB. */
-const GROUPS: i32 = 2;
-/** A thread's scratch: two quarters of sums, a word that no one reads, zeros that totals begin with, widened groups, a group that is not whole, totals. */
-const TOUCHED: usize = 256, ZEROS: usize = 320, WIDENED: usize = ZEROS + 512, SPARE: usize = WIDENED + <usize>GROUPS * WIDE;
+/** A thread's scratch: two quarters of sums, a word that no one reads, zeros that totals begin with, a widened group, one that is not whole, totals. */
+const TOUCHED: usize = 256, ZEROS: usize = 320, WIDENED: usize = ZEROS + 512, SPARE: usize = WIDENED + WIDE;
 /** Eights of rows of a pass. */
 const EIGHTS: i32 = 64;
 
@@ -66,31 +64,26 @@ const EIGHTS: i32 = 64;
 
 /** Eights e0 … e1 − 1 by outputs 16 p … 16 p + 15. `more`: the next 16 follow. */
 function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format: u32): void {
-  const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, totals = scratch + SCRATCH;
-  const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), blockBytes = panelBytes(format, GROUPS * GROUP);
+  const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, first = singles(op) + (e0 << 3);
+  const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), groupBytes = panelBytes(format, GROUP), scaleStep = <usize>groups << 3;
   // of 4 bits the other panel; where the last one has none beside it, itself
   const other: usize = format == Format.i4 && (p << 4) + 8 < op.N ? bytes : 0, pair: usize = format == Format.i4 ? bytes << 1 : bytes;
-  const panel = op.w + <usize>p * pair, x = op.x + <usize>singles(op) * (<usize>op.ldx << 1), first = singles(op) + (e0 << 3);
-  for (let g = 0, w = panel; g < groups; g += GROUPS, w += blockBytes) {
-    const end = min(g + GROUPS, groups);
-    for (let i = g; i < end; i++) {
-      const from = w + <usize>(i - g) * panelBytes(format, GROUP), inputs = min(GROUP, op.K - i * GROUP), to = wide + <usize>(i - g) * WIDE;
-      if (format == Format.i4) widenI4(op, from, from + other, inputs, to, scratch + SPARE);
-      else widenI8(op, from, inputs, to, scratch + SPARE);
-    }
+  const panel = op.w + <usize>p * pair;
+  let x = op.x + <usize>singles(op) * (<usize>op.ldx << 1) + <usize>e0 * EIGHT;
+  for (let g = 0, w = panel; g < groups; g++, w += groupBytes, x += <usize>(op.eights - (e1 - e0)) * EIGHT) {
+    const left = op.K - g * GROUP, last = left <= GROUP;
+    if (format == Format.i4) widenI4(op, w, w + other, min(left, GROUP), wide, scratch + SPARE);
+    else widenI8(op, w, min(left, GROUP), wide, scratch + SPARE);
     // What is widened then gets touched meanwhile, a line from time to time: the machine sees a stream, and has it near.
     let next = w, step: usize = 0;
-    if (end < groups || more) {
-      next = end < groups ? w + blockBytes : panel + pair;
-      step = panelBytes(format, min(op.K - (end < groups ? end * GROUP : 0), GROUPS * GROUP)) / <usize>((e1 - e0) * (end - g) * 7);
+    if (!last || more) {
+      next = last ? panel + pair : w + groupBytes;
+      step = panelBytes(format, min(last ? op.K : left - GROUP, GROUP)) / <usize>((e1 - e0) * 7);
     }
-    for (let e = e0; e < e1; e++) {
-      const total = totals + (<usize>(e - e0) << 9), scaleStep = <usize>groups << 3;
-      for (let i = g; i < end; i++, next += 7 * step) {
-        const scales = op.scales + <usize>(singles(op) + (e << 3)) * scaleStep + (<usize>i << 3);
-        products(x + <usize>(e * groups + i) * EIGHT, wide + <usize>(i - g) * WIDE, scales, scaleStep, i ? total : scratch + ZEROS, total, scratch, next, step, other);
-      }
-      if (end == groups) store8(op, singles(op) + (e << 3), p << 4, total);
+    let scales = op.scales + <usize>first * scaleStep + (<usize>g << 3), total = scratch + SCRATCH;
+    for (let e = e0; e < e1; e++, x += EIGHT, scales += 8 * scaleStep, next += 7 * step, total += 512) {
+      products(x, wide, scales, scaleStep, g ? total : scratch + ZEROS, total, scratch, next, step, other);
+      if (last) store8(op, singles(op) + (e << 3), p << 4, total);
     }
   }
   if (op.activation) finish(op, first, min(op.M - first, (e1 - e0) << 3), p << 4, 2);

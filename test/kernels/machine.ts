@@ -113,7 +113,7 @@ export const largest = (x: Float32Array) => x.reduce((top, value) => Math.max(to
  */
 export function inEights(rows: Int16Array, M: number, K: number, ldq: number, eights: number): Int16Array {
   const singles = Math.max(M - 8 * eights, 0), out = [...rows.subarray(0, singles * ldq)];
-  for (let e = 0; e < eights; e++) for (let g = 0; g < K; g += 128) {
+  for (let g = 0; g < K; g += 128) for (let e = 0; e < eights; e++) {
     const x = (row: number, k: number) => (singles + 8 * e + row < M && g + k < K ? rows[(singles + 8 * e + row) * ldq + g + k] : 0);
     const a11 = x, a12: typeof x = (row, k) => x(row, k + 64), a21: typeof x = (row, k) => x(row + 4, k), a22: typeof x = (row, k) => x(row + 4, k + 64);
     const s1: typeof x = (row, k) => a21(row, k) + a22(row, k), s2: typeof x = (row, k) => s1(row, k) - a11(row, k);
