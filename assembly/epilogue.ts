@@ -4,7 +4,7 @@
  */
 import { activate } from "./activation";
 import { Matmul } from "./record";
-import { EXP_0, EXP_1, EXP_2, EXP_3, EXP_4, EXP_HIGH, EXP_LEAST, EXP_LOG2E, EXP_LOW, EXP_MAGIC, expBy, loadPart, mulAdd, storePart } from "./simd";
+import { EXP_0, EXP_1, EXP_2, EXP_3, EXP_4, EXP_HIGH, EXP_LEAST, EXP_LOG2E, EXP_LOW, EXP_MAGIC, expBy, kept, loadPart, mulAdd, storePart } from "./simd";
 
 /** Writes the first `count` (1 … 8, or more: 8) of a row's sums. */
 // @ts-ignore: decorator
@@ -66,15 +66,6 @@ export function finish(op: Matmul, m: i32, rows: i32, j: i32, panels: i32): void
 @inline function put(p: usize, v: v128, left: i32): void {
   if (left >= 4) v128.store(p, v);
   else storePart(p, v, left);
-}
-
-/**
- * `value` in all lanes, made of the kind, of which nothing is left: V8 would build a literal anew at each use, in three instructions,
- * but keeps this on the stack while a loop has no register for it.
- */
-// @ts-ignore: decorator
-@inline function kept(op: Matmul, value: f32): v128 {
-  return i32x4.splat((op.kind >> 8) + reinterpret<u32>(value));
 }
 
 /**

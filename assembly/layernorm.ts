@@ -6,9 +6,9 @@
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { EIGHT, GROUP, Layernorm } from "./record";
-import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quarters, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
+import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, MAGIC, nearest, quarters, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
-import { firstLanes, largest, loadPart, mulAdd, storePart, sum } from "./simd";
+import { firstLanes, kept, largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
 export function layernorm(op: Layernorm, t: i32, n: i32): void {
   const groups = (op.D + GROUP - 1) / GROUP, singles = max(op.M - (op.eights << 3), 0), pieces = (singles + op.eights) * groups;
@@ -128,13 +128,12 @@ function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, quantized: u
     size = f32x4.pmax(size, f32x4.abs(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i))));
   }
   if (rest) size = f32x4.pmax(size, f32x4.abs(four(op, x, whole, rest, centre, scale)));
-  const top = largest(size), inverse = inverseOf(top, I16), factors = f32x4.splat(inverse);
+  const top = largest(size), factors = f32x4.splat(inverseOf(top, I16)), most = kept(op, I16), magic = kept(op, MAGIC);
   for (let i = at; i < end; i += 16) {
-    const v = nearest(f32x4.mul(normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i)), factors));
-    v128.store64_lane(quantized + ((i - at) >> 1), i16x8.narrow_i32x4_s(v, v), 0);
-    sums = i32x4.add(sums, v);
+    const v = normed(v128.load(x + i), centre, scale, v128.load(gamma + i), v128.load(beta + i));
+    sums = i32x4.add(sums, store4(quantized + ((i - at) >> 1), f32x4.mul(v, factors), most, magic));
   }
-  if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>(whole - from) << 1), four(op, x, whole, rest, centre, scale), inverse));
+  if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>(whole - from) << 1), f32x4.mul(four(op, x, whole, rest, centre, scale), factors), most, magic));
   storeScale(op.scales + ((<usize>m * groups + g) << 3), top, sums);
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
   if (g == groups - 1) clear(quantized, to - from, room);

@@ -8,7 +8,7 @@
  */
 import { EIGHT, GROUP, Quantize } from "./record";
 import { share } from "./share";
-import { largest, loadPart, transpose } from "./simd";
+import { kept, largest, loadPart, transpose } from "./simd";
 
 /** The largest int16. */
 export const I16: f32 = 8191;
@@ -30,10 +30,13 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
 function group(op: Quantize, m: i32, g: i32, dst: usize, end: i32): void {
   const groups = (op.K + GROUP - 1) / GROUP, from = g * GROUP, count = m < op.M ? min(GROUP, op.K - from) : 0;
   const x = op.x + ((<usize>m * op.ldx + from) << 2);
+  const whole = <usize>(count & ~3) << 2, rest = count & 3, most = kept(op, I16), magic = kept(op, MAGIC);
   let size = f32x4.splat(0), sums = size;
-  for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
-  const top = largest(size), inverse = inverseOf(top, I16);
-  for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4(dst + (<usize>k << 1), four(x, k, count), inverse));
+  for (let k: usize = 0; k < whole; k += 16) size = f32x4.pmax(size, f32x4.abs(v128.load(x + k)));
+  if (rest) size = f32x4.pmax(size, f32x4.abs(loadPart(x + whole, rest)));
+  const top = largest(size), inverse = f32x4.splat(inverseOf(top, I16));
+  for (let k: usize = 0; k < whole; k += 16) sums = i32x4.add(sums, store4(dst + (k >> 1), f32x4.mul(v128.load(x + k), inverse), most, magic));
+  if (rest) sums = i32x4.add(sums, store4(dst + (whole >> 1), f32x4.mul(loadPart(x + whole, rest), inverse), most, magic));
   storeScale(op.scales + (<usize>(m * groups + g) << 3), top, sums);
   if (g == groups - 1 || m >= op.M) clear(dst, count, end);
 }
@@ -53,15 +56,10 @@ export function quarters(rows: usize, dst: usize): void {
   }
 }
 
-/** Eight inputs of four rows as pairs, [4][4 rows][2 inputs]. A row with NaN, whose int16 are larger than any, must leave sums with other rows right. */
+/** Eight inputs of four rows as pairs, [4][4 rows][2 inputs]. */
 // @ts-ignore: decorator
 @inline function quarter(x: usize, dst: usize): void {
-  transpose(bounded(v128.load(x)), bounded(v128.load(x, 256)), bounded(v128.load(x, 512)), bounded(v128.load(x, 768)), dst, 16);
-}
-
-// @ts-ignore: decorator
-@inline function bounded(v: v128): v128 {
-  return i16x8.max_s(i16x8.min_s(v, i16x8.splat(8191)), i16x8.splat(-8191));
+  transpose(v128.load(x), v128.load(x, 256), v128.load(x, 512), v128.load(x, 768), dst, 16);
 }
 
 export function quantize_i8(op: Quantize, t: i32, n: i32): void {
@@ -104,9 +102,16 @@ export function inverseOf(top: f32, limit: f32): f32 {
   return i32x4.sub(f32x4.add(v, f32x4.splat(12582912)), i32x4.splat(0x4b400000));
 }
 
-/** Four columns as int16, and returned in int32. A last part writes zeros into the padding. */
-export function store4(dst: usize, v: v128, inverse: f32): v128 {
-  const whole = nearest(f32x4.mul(v, f32x4.splat(inverse)));
+/** What `nearest` adds, for who keeps it. */
+export const MAGIC: f32 = 12582912;
+
+/**
+ * Four columns to the nearest int16, and returned in int32. A last part writes zeros into the padding. NaN becomes I16, which is `most`: in sums with
+ * other rows, which are to stay right, there is no room for more.
+ */
+// @ts-ignore: decorator
+@inline export function store4(dst: usize, v: v128, most: v128, magic: v128): v128 {
+  const whole = i32x4.sub(f32x4.add(f32x4.pmin(most, v), magic), magic);
   v128.store64_lane(dst, i16x8.narrow_i32x4_s(whole, whole), 0);
   return whole;
 }

@@ -3,6 +3,7 @@
  *
  * All but `fma` gives the same bits in every build and on every machine. No literal tables, no Mathf: a module must have no data.
  */
+import { Record } from "./record";
 
 /** a · b + c, in one rounding where relaxed SIMD is on: only for the sums of matmul_f32 and matmul_f16. */
 // @ts-ignore: decorator
@@ -15,6 +16,15 @@
 // @ts-ignore: decorator
 @inline export function mulAdd(a: v128, b: v128, c: v128): v128 {
   return f32x4.add(c, f32x4.mul(a, b));
+}
+
+/**
+ * `value` in all lanes, made of the kind, of which nothing is left: V8 would build a literal anew at each use, in three instructions,
+ * but keeps this on the stack while a loop has no register for it.
+ */
+// @ts-ignore: decorator
+@inline export function kept(op: Record, value: f32): v128 {
+  return i32x4.splat((op.kind >> 8) + reinterpret<u32>(value));
 }
 
 /** The first `count` (1 … 3) numbers at p; the other lanes are 0. Reads no further. */
