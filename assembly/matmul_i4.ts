@@ -124,7 +124,7 @@ export function widenGroup(op: Matmul, a: usize, b: usize, inputs: i32, wide: us
     memory.copy(spare, a, bytes); memory.copy(spare + I4_GROUP, b, bytes);
     a = spare; b = spare + I4_GROUP;
   }
-  memory.copy(wide, a, 32); memory.copy(wide + 32, b, 32);
+  v128.store(wide, v128.load(a)); v128.store(wide, v128.load(a, 16), 16); v128.store(wide, v128.load(b), 32); v128.store(wide, v128.load(b, 16), 48);
   wide += 64;
   for (let k: usize = 0; k < 256; k += 128, wide += 512) {
     // of 32 inputs and those 64 further

@@ -97,7 +97,7 @@ function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize
     memory.copy(spare, from, I8_SCALES + <usize>((inputs + 1) >> 1) * I8_STEP);
     from = spare;
   }
-  memory.copy(wide, from, I8_SCALES);
+  for (let i: usize = 0; i < I8_SCALES; i += 16) v128.store(wide + i, v128.load(from + i));
   from += I8_SCALES; wide += I8_SCALES;
   for (const end = from + QUARTER; from < end; from += I8_STEP, wide += 32) {
     const a = v128.load(from), b = v128.load(from, 16), c = v128.load(from, 1024), d = v128.load(from, 1040);
