@@ -38,7 +38,7 @@ export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4, w8a8: 5 } as con
 export const inIntegers = (format: keyof typeof formats): boolean => format === "i8" || format === "i4" || format === "w8a8";
 /** How many eights of rows products of a format are made of; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
 export function eightsOf(format: keyof typeof formats, rows: number): number {
-  const least = format === "i8" ? 25 : format === "i4" ? 6 : Infinity;
+  const least = format === "i8" ? 24 : format === "i4" ? 6 : Infinity;
   return rows < least ? 0 : Math.floor((rows + 3) / 8);
 }
 /** Bytes in which a thread widens a matmul's weights once for all rows, or keeps sums. */

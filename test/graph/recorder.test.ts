@@ -16,7 +16,22 @@ test("threads go on between products of the same rows, whose results and rows li
     ["quantize", 0], ["matmul_i8", 0], ["quantize", 0], ["matmul_i8", 1], ["matmul_i8", 1], ["matmul_i8", 0], ["quantize", 0], ["matmul_i8", 0],
   ]);
   const together = found.slice(3, 6).map(({ words }) => words);
-  const places = [...together.flatMap(({ dst, ldd, scratch }) => [[dst, 40 * ldd * 4], [scratch, 2 * 17408]]), [together[0].x, 40 * together[0].ldx * 2], [together[0].scales, 40 * 4]];
+  const places = [...together.flatMap(({ dst, ldd, scratch }) => [[dst, 40 * ldd * 4], [scratch, 2 * (17408 + 5 * 512)]]), [together[0].x, 5 * 3584], [together[0].scales, 40 * 8]];
   places.sort((one, other) => one[0] - other[0]);
   places.slice(1).forEach(([from], i) => assert.ok(places[i][0] + places[i][1] <= from, `${places}`));
+});
+
+test("rows come in eights for products of many of them, at most four of the first ones as they are, and both ways where two products want it", () => {
+  for (const [M, i8, i4] of [[5, 0, 0], [6, 0, 1], [23, 0, 3], [24, 3, 3], [28, 3, 3], [29, 4, 4], [257, 32, 32]]) {
+    const g = new Recorder(1, undefined), x = g.input(new Float32Array(M * 64), M, 64);
+    for (const format of ["i8", "i4", "i8", "w8a8"] as const) {
+      const weight: StoredLinear = { ...linear(64, 8), format };
+      g.linear(x, weight);
+    }
+    const pass = g.finish(), records = pass.at(4096, { write() {} }), view = new DataView(records.buffer);
+    const found = Array.from({ length: pass.count }, (_, i) => readRecord(view, i));
+    assert.deepEqual(found.map(({ kind, words }) => [kind, words.eights]), [
+      ["quantize", i8], ["matmul_i8", i8], ...(i4 === i8 ? [] : [["quantize", i4]]), ["matmul_i4", i4], ["matmul_i8", i8], ["quantize_i8", 0], ["matmul_w8a8", 0],
+    ]);
+  }
 });

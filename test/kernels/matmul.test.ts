@@ -81,6 +81,24 @@ for (const engine of engines) for (const format of formats) for (const [M, K, N]
   });
 }
 
+for (const engine of engines) for (const format of ["i8", "i4"] as const) test(`a row of matmul_${format} (${engine}) has in an eight the bits it has alone, whichever of 1 … 40, 71, 72, 79 or 257 rows it is`, () => {
+  // groups of 128, of more than half of it and of less; outputs that end in the first half of 16 and in the second
+  for (const [K, N] of [[200, 21], [290, 30]] as const) {
+    const most = 257, all: Case = { engine, format, M: most, K, N, x: random(most * K, 1, 3), w: random(N * K, 2), bias: random(N, 3), residual: random(most * N, 4) };
+    const alone = multiply(all);
+    for (const M of [...Array.from({ length: 40 }, (_, i) => i + 1), 71, 72, 79, 257]) {
+      const some = { ...all, M, x: all.x.subarray(0, M * K), residual: all.residual!.subarray(0, M * N) };
+      for (const n of [1, 2, 3]) for (const eights of new Set([Math.floor((M + 3) / 8), Math.ceil(M / 8)])) {
+        assertSameBits(multiply(some, n, false, eights), alone.slice(0, M * N), `${M} rows, ${eights} eights, ${n} threads`);
+      }
+    }
+    for (const activation of ["gelu", "quick_gelu", "relu"] as const) {
+      const one = { ...all, activation };
+      assertSameBits(multiply(one, 2, false, 32), multiply(one), activation);
+    }
+  }
+});
+
 for (const [M, K, some] of [[80, 17000, [0, 23, 24, 47, 48, 79]], [515, 130, [0, 263, 264, 511, 512, 514]]] as const) {
   test(`a row of more rows or inputs than one pass goes through has the bits it has alone (${M}×${K})`, () => {
     const N = 9, x = random(M * K, 5), w = random(N * K, 6);
@@ -113,7 +131,7 @@ test("products of whole numbers do not overflow when all numbers of a group are 
   const K = 256, w = new Float32Array(K).fill(3);
   for (const engine of engines) for (const format of ["i8", "i4", "w8a8"] as const) for (const M of [1, 7]) for (const sign of [1, -1]) {
     const x = new Float32Array(M * K).fill(5 * sign), one = { engine, format, M, K, N: 1, x, w };
-    assertClose(multiply(one), wanted(one), 15 * K * 8 * EPS, 1, `product in ${format}`);
+    for (const eights of [false, true]) assertClose(multiply(one, 1, eights), wanted(one), 15 * K * 8 * EPS, 1, `product in ${format}`);
   }
   // 8 · 63 in every place: no packing makes it, but a file may hold it
   const m = machine("plain"), group = new Uint8Array(576); // numbers all −8
@@ -123,6 +141,34 @@ test("products of whole numbers do not overflow when all numbers of a group are 
     const x = m.put(new Int16Array(M * 128).fill(-8191)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(2 * M).fill(1));
     m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(SCRATCH) });
     assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 8191 * 128)));
+  }
+});
+
+test("sums of four quarters, each as large as can be, fit into int16", () => {
+  // rows, inputs and outputs in quarters: of either sign, S4 and T4 among them four numbers of one sign
+  const M = 8, K = 128, N = 16, signs = [1, -1], scales = new Float32Array(2 * M).fill(1);
+  for (const engine of engines) for (let quarters = 0; quarters < 256; quarters++) {
+    const sign = (first: boolean, second: boolean, from: number) => signs[(quarters >> (from + (first ? 0 : 2) + (second ? 0 : 1))) & 1];
+    const rows = Int16Array.from({ length: M * K }, (_, i) => 8191 * sign(i < 4 * K, i % K < 64, 0));
+    const group = new Uint8Array(2 * 576); // numbers all −8, times shares of 63 or −63
+    const w = Float32Array.from({ length: N * K }, (_, i) => sign(i % K < 64, i < 8 * K, 4));
+    for (const panel of [0, 1]) {
+      new Float32Array(group.buffer, panel * 576, 8).fill(1);
+      new Int8Array(group.buffer, panel * 576 + 32, 32).forEach((_, i, shares) => (shares[i] = -63 * sign(i < 16, panel === 0, 4)));
+    }
+    const bytes = pack("i8", w.map((v) => 127 * v), N, K);
+    for (const [kind, packed, most] of [["matmul_i8", bytes, 127], ["matmul_i4", group, 504]] as const) {
+      const m = machine(engine), dst = m.alloc(M * N * 4);
+      m.run(kind, {
+        dst, ldd: N, x: m.put(inEights(rows, M, K, K, 1)), ldx: K, w: m.put(packed), ldr: 0, M, K, N, activation: 0, scales: m.put(scales), scratch: m.alloc(SCRATCH + 512), eights: 1,
+      });
+      const exact = Float32Array.from({ length: M * N }, (_, i) => {
+        let sum = 0;
+        for (let k = 0; k < K; k++) sum += rows[Math.floor(i / N) * K + k] * most * w[(i % N) * K + k];
+        return sum;
+      });
+      assertSameBits(m.floats(dst, M * N).map((v) => v + 0), exact.map((v) => v + 0), `${kind} of quarters ${quarters.toString(2)}`);
+    }
   }
 });
 

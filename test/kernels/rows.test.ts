@@ -1,13 +1,13 @@
 /** The kernels that go row by row, and attention: against the reference, and a row's bits whatever runs beside it. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BLOCK, formats, types } from "#src/graph/record.js";
+import { BLOCK, EIGHT, EIGHT_SCRATCH, formats, SCRATCH, types } from "#src/graph/record.js";
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
 import { attentionI16Scratch, chosen } from "#src/graph/recorder.js";
 import { fromBF16, fromF16, pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
-import { assertClose, assertSameBits, engines, EPS, largest, machine, type Machine } from "./machine.js";
+import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, type Machine } from "./machine.js";
 
 const reference = new Reference();
 const m0 = () => machine("plain");
@@ -20,7 +20,7 @@ function rowsAgree(M: number, columns: number, compute: (from: number, to: numbe
   return together;
 }
 
-for (const [M, D] of [[1, 1], [3, 5], [7, 37], [4, 192], [3, 259]] as const) {
+for (const [M, D] of [[1, 1], [3, 5], [7, 37], [4, 192], [3, 259], [19, 200]] as const) {
   const x = random(M * D, 1, 4).map((v) => v + 2), gamma = random(D, 2).map((v) => v + 1), beta = random(D, 3);
 
   test(`layernorm equals the reference at ${M}×${D}`, () => {
@@ -83,6 +83,27 @@ for (const [M, D] of [[1, 1], [3, 5], [7, 37], [4, 192], [3, 259]] as const) {
     }
   });
 
+  test(`quantize and layernorm put the last rows of ${M}×${D} in eights, with sums of quarters, and give rows past the end zeros`, () => {
+    for (const n of [1, 2, 3]) for (let eights = 1; eights <= Math.ceil(M / 8) + 1; eights++) {
+      const ldd = Math.ceil(D / 8) * 8, singles = Math.max(M - 8 * eights, 0), groups = Math.ceil(D / 128), bytes = 2 * singles * ldd + eights * groups * EIGHT;
+      const scaleBytes = (singles + 8 * eights) * groups * 8;
+      const hold = (run: (m: Machine, quantized: number, scales: number, scratch: number) => Float32Array) => {
+        const m = m0(), quantized = m.alloc(bytes), scales = m.alloc(scaleBytes), rows = run(m, quantized, scales, m.alloc(n * EIGHT_SCRATCH)), wanted = quantize(rows, M, D, ldd);
+        assert.deepEqual(new Int16Array(m.bytes(quantized, bytes).buffer), inEights(wanted.rows, M, D, ldd, eights));
+        assert.deepEqual(m.bytes(scales, scaleBytes), Uint8Array.from({ length: scaleBytes }, (_, i) => wanted.pairs[i] ?? 0));
+      };
+      hold((m, dst, scales, scratch) => {
+        m.run("quantize", { dst, ldd, x: m.put(x), ldx: D, M, K: D, scales, eights, scratch }, n);
+        return x;
+      });
+      hold((m, quantized, scales, scratch) => {
+        const dst = m.alloc(M * D * 4);
+        m.run("layernorm", { dst, ldd: D, x: m.put(x), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M, D, eps: 1e-5, quantized, ldq: ldd, scales, eights, scratch }, n);
+        return m.floats(dst, M * D);
+      });
+    }
+  });
+
   test(`l2normalize equals the reference at ${M}×${D}, and leaves a row of zeros`, () => {
     const some = x.slice();
     some.fill(0, 0, D);
@@ -107,6 +128,21 @@ for (const [M, D] of [[1, 1], [3, 5], [7, 37], [4, 192], [3, 259]] as const) {
     }
   });
 }
+
+test("a row with NaN or an infinity leaves the others of its eight as they are", () => {
+  const M = 8, K = 150, N = 9, x = random(M * K, 1), w = random(N * K, 2);
+  const product = (x: Float32Array) => {
+    const m = m0(), bytes = 2 * EIGHT, quantized = m.alloc(bytes), scales = m.alloc(M * 2 * 8), scratch = m.alloc(SCRATCH + 512), dst = m.alloc(M * N * 4);
+    m.run("quantize", { dst: quantized, ldd: 152, x: m.put(x), ldx: K, M, K, scales, eights: 1, scratch });
+    m.run("matmul_i8", { dst, ldd: N, x: quantized, ldx: 152, w: m.put(pack("i8", w, N, K)), ldr: 0, M, K, N, activation: 0, scales, scratch, eights: 1 });
+    return m.floats(dst, M * N);
+  };
+  const wanted = product(x);
+  for (const odd of [NaN, Infinity, -Infinity]) for (const row of [0, 3, 4, 7]) for (const count of [1, K]) {
+    const found = product(x.slice().fill(odd, row * K, row * K + count));
+    for (let other = 0; other < M; other++) if (other !== row) assertSameBits(found.slice(other * N, (other + 1) * N), wanted.slice(other * N, (other + 1) * N), `${odd} in row ${row}, row ${other}`);
+  }
+});
 
 test("layernorm, attention and gelu give the same bits in plain and relaxed builds", { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
   const M = 5, D = 75, x = random(M * D, 1, 4), gamma = random(D, 2), beta = random(D, 3);
