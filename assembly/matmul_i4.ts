@@ -1,6 +1,6 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 4 bits, x in int16 (quantize), each with a scale per GROUP inputs, w with
- * an int8 share of it per SHARED inputs. Threads take panels, or where x is large share them.
+ * an int8 share of it per SHARED inputs. Threads take panels, two at a time.
  *
  * A panel of 8 outputs: for each group 8 f32 scales, 8 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [8 outputs][2] u16 of four
  * numbers + 8. What is in a u16 is multiplied where it stands. One row, one step, half of the outputs:

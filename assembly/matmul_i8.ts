@@ -1,6 +1,6 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in int8, x in int16 (quantize), each with a scale per GROUP inputs.
- * Threads take panels, or where x is large share them.
+ * Threads take panels. Rows in eights: rows_i16.ts.
  *
  * A panel of 16 outputs: for each group 16 f32 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs] lanes of 16 bits. A lane has an output's number
  * + 128 in its low byte and that of the output four further in its high byte: 256 v + u + 128, multiplied as it is. One step:

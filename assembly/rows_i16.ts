@@ -1,31 +1,35 @@
 /**
- * Many rows of int16 by 16 outputs, a panel of 8 bits or two of 4, by Strassen's algorithm in Winograd's form, one level of it: of whole numbers it is
- * exact, modulo 2³² at least, and makes 7 products of quarters where there are 8. A group of 128 inputs is taken apart, since beyond it lie scales:
+ * Many rows of int16 by 16 outputs, a panel of 8 bits or two of 4, by one level of Strassen's algorithm in Winograd's form: 7 products of quarters where
+ * there are 8. Of whole numbers it is exact (sums between may pass 2³¹ and come back), so a row has the bits that it has alone. It works on one group of
+ * 128 inputs at a time, since beyond it lie other scales. An eight is 8 rows:
  *
- *                              64 inputs  64                       8 outputs  8
- *     4 rows of an eight     ┌─────────┬─────────┐    64 inputs  ┌─────────┬─────────┐      S1 = A21 + A22    T1 = B12 − B11
- *                            │   A11   │   A12   │               │   B11   │   B12   │      S2 = S1 − A11     T2 = B22 − T1
- *                            ├─────────┼─────────┤       ·       ├─────────┼─────────┤      S3 = A11 − A21    T3 = B22 − B12
- *                     4 rows │   A21   │   A22   │    64 inputs  │   B21   │   B22   │      S4 = A12 − S2     T4 = B21 − T2
- *                            └─────────┴─────────┘               └─────────┴─────────┘
- *     P1 = A11 B11           P6 = S2 T2, U2 = P1 + P6            P5 = S1 T1
- *     P2 = A12 B21           P7 = S3 T3, U3 = U2 + P7            C22 = U3 + P5
- *     C11 = P1 + P2          P4 = A22 T4, C21 = U3 + P4          P3 = S4 B22, C12 = U2 + P5 + P3
+ *                 64 inputs   64                       8 outputs   8
+ *               ┌─────────┬─────────┐               ┌─────────┬─────────┐
+ *        4 rows │   A11   │   A12   │     64 inputs │   B11   │   B12   │      S1 = A21 + A22    T1 = B12 − B11
+ *               ├─────────┼─────────┤       ·       ├─────────┼─────────┤      S2 = S1 − A11     T2 = B22 − T1
+ *        4 rows │   A21   │   A22   │     64 inputs │   B21   │   B22   │      S3 = A11 − A21    T3 = B22 − B12
+ *               └─────────┴─────────┘               └─────────┴─────────┘      S4 = A12 − S2     T4 = B21 − T2
  *
- * Sums of quarters fit into int16: |x| ≤ 8191, of which S4 adds four (quantize.ts), and four of |w| ≤ 504. quantize makes the left ones, once for all
- * outputs; a panel is widened and the right ones are made once for all rows. Both lie in the order in which they are multiplied, A11 A12 S2 S3 A22 S1 S4
- * by B11 B21 T2 T3 T4 T1 B22, a step of [4 rows][2 inputs] and [8 outputs][2 inputs]:
+ *        P1 = A11 B11            U2 = P1 + S2 T2         C22 = U3 + S1 T1
+ *        C11 = P1 + A12 B21      U3 = U2 + S3 T3         C12 = C22 + (U2 − U3) + S4 B22
+ *                                C21 = U3 + A22 T4
+ *
+ * S and T fit into int16: |x| ≤ 8191, of which S4 adds four (quantize.ts), and T4 four of |w| ≤ 504. quantize makes S, once for all outputs; T is made as
+ * a panel is widened, once for all rows. Both lie in the order in which they are multiplied, A11 A12 S2 S3 A22 S1 S4 by B11 B21 T2 T3 T4 T1 B22, in steps
+ * of [4 rows][2 inputs] and of [8 outputs][2 inputs], and x by groups, then eights: one pointer each, which go from one end to the other. A step:
  *
  *                        n0 n1 n2 n3   n4 n5 n6 n7
- *                      ┌─────────────┬─────────────┐  w: 2 vectors of 8 int16 a step
+ *                      ┌─────────────┬─────────────┐  w: 2 vectors of 8 int16
  *     x[m, k:k+2]   ─► │     a0      │     b0      │  x: 1 splat of a pair
- *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32, which stay where they are from a
- *     x[m+2, k:k+2] ─► │     a2      │     b2      │  product to the next one of its column above
+ *     x[m+1, k:k+2] ─► │     a1      │     b1      │  a, b: 8 sums of pair products (dot_i16x8) in int32; they stay where they are
+ *     x[m+2, k:k+2] ─► │     a2      │     b2      │  where one product's sum goes on with the next
  *     x[m+3, k:k+2] ─► │     a3      │     b3      │  64 products from 6 loads; 12 of x86's 16 registers
  *                      └─────────────┴─────────────┘
  *
- * f32 totals are in memory between groups: as locals V8 would keep some of them in registers throughout, and then has none left for the sums, one of
- * which it would store and load in every step.
+ * The first rows, at most four, are in no eight, and met as few rows are: there an eight would be mostly zeros.
+ *
+ * f32 totals are in memory between groups: as locals V8 would keep some of them in registers throughout, and then has none left for
+ * the sums, one of which it would store and load in every step.
  */
 import { finish, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
@@ -53,7 +57,7 @@ const EIGHTS: i32 = 64;
   return op.eights ? SCRATCH + (<usize>min(op.eights, EIGHTS) << 9) : 0;
 }
 
-/** All rows in eights by outputs 16 from … 16 to − 1, of weights in `format` i8 or i4 (a constant). */
+/** All rows that are in eights by outputs 16 from … 16 to − 1, of weights in `format` i8 or i4 (a constant). */
 // @ts-ignore: decorator
 @inline export function eights(op: Matmul, t: i32, from: i32, to: i32, format: u32): void {
   memory.fill(op.scratch + <usize>t * scratchOf(op) + ZEROS, 0, 512);
@@ -66,27 +70,32 @@ const EIGHTS: i32 = 64;
 function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format: u32): void {
   const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, first = singles(op) + (e0 << 3);
   const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), groupBytes = panelBytes(format, GROUP), scaleStep = <usize>groups << 3;
-  // of 4 bits the other panel; where the last one has none beside it, itself
-  const other: usize = format == Format.i4 && (p << 4) + 8 < op.N ? bytes : 0, pair: usize = format == Format.i4 ? bytes << 1 : bytes;
-  const panel = op.w + <usize>p * pair;
+  const other = toOther(op, p, bytes, format), pair: usize = format == Format.i4 ? bytes << 1 : bytes, panel = op.w + <usize>p * pair;
   let x = op.x + <usize>singles(op) * (<usize>op.ldx << 1) + <usize>e0 * EIGHT;
   for (let g = 0, w = panel; g < groups; g++, w += groupBytes, x += <usize>(op.eights - (e1 - e0)) * EIGHT) {
     const left = op.K - g * GROUP, last = left <= GROUP;
     if (format == Format.i4) widenI4(op, w, w + other, min(left, GROUP), wide, scratch + SPARE);
     else widenI8(op, w, min(left, GROUP), wide, scratch + SPARE);
     // What is widened then gets touched meanwhile, a line from time to time: the machine sees a stream, and has it near.
-    let next = w, step: usize = 0;
+    let next = w, step: usize = 0, nextOther = other;
     if (!last || more) {
       next = last ? panel + pair : w + groupBytes;
+      if (last) nextOther = toOther(op, p + 1, bytes, format);
       step = panelBytes(format, min(last ? op.K : left - GROUP, GROUP)) / <usize>((e1 - e0) * 7);
     }
     let scales = op.scales + <usize>first * scaleStep + (<usize>g << 3), total = scratch + SCRATCH;
     for (let e = e0; e < e1; e++, x += EIGHT, scales += 8 * scaleStep, next += 7 * step, total += 512) {
-      products(x, wide, scales, scaleStep, g ? total : scratch + ZEROS, total, scratch, next, step, other);
-      if (last) store8(op, singles(op) + (e << 3), p << 4, total);
+      products(x, wide, scales, scaleStep, g ? total : scratch + ZEROS, total, scratch, next, step, nextOther);
+      if (last) store8(op, first + ((e - e0) << 3), p << 4, total);
     }
   }
   if (op.activation) finish(op, first, min(op.M - first, (e1 - e0) << 3), p << 4, 2);
+}
+
+/** Bytes from a panel of 4 bits to the other one of 16 outputs; where the last has none beside it, it is taken twice. */
+// @ts-ignore: decorator
+@inline function toOther(op: Matmul, p: i32, bytes: usize, format: u32): usize {
+  return format == Format.i4 && (p << 4) + 8 < op.N ? bytes : 0;
 }
 
 /** Of 16 outputs of int8, whose group is at `from`, `inputs` of it. */

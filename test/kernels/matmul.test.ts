@@ -88,7 +88,7 @@ for (const engine of engines) for (const format of ["i8", "i4"] as const) test(`
     const alone = multiply(all);
     for (const M of [...Array.from({ length: 40 }, (_, i) => i + 1), 71, 72, 79, 257]) {
       const some = { ...all, M, x: all.x.subarray(0, M * K), residual: all.residual!.subarray(0, M * N) };
-      for (const n of [1, 2, 3]) for (const eights of new Set([Math.floor((M + 3) / 8), Math.ceil(M / 8)])) {
+      for (const n of M > 40 ? [1, 2, 3] : [1 + (M % 3)]) for (const eights of new Set([Math.floor((M + 3) / 8), Math.ceil(M / 8)])) {
         assertSameBits(multiply(some, n, false, eights), alone.slice(0, M * N), `${M} rows, ${eights} eights, ${n} threads`);
       }
     }
@@ -141,6 +141,21 @@ test("products of whole numbers do not overflow when all numbers of a group are 
     const x = m.put(new Int16Array(M * 128).fill(-8191)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(2 * M).fill(1));
     m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(SCRATCH) });
     assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 8191 * 128)));
+  }
+});
+
+test("eights read nothing behind the last weight", () => {
+  const M = 16;
+  for (const format of ["i8", "i4"] as const) for (const K of [7, 128, 200, 290]) for (const N of [8, 16, 24, 40]) {
+    const m = machine("plain"), { rows, pairs } = quantize(random(M * K, 1), M, K, K), packed = pack(format, random(N * K, 2), N, K);
+    const x = m.put(inEights(rows, M, K, K, 2)), scales = m.put(pairs), scratch = m.alloc(SCRATCH + 1024), last = m.memory.buffer.byteLength - packed.length;
+    const [here, there] = [m.put(packed), last].map((w) => {
+      new Uint8Array(m.memory.buffer, w, packed.length).set(packed);
+      const dst = m.alloc(M * N * 4);
+      m.run(`matmul_${format}`, { dst, ldd: N, x, ldx: K, w, ldr: 0, M, K, N, activation: 0, scales, scratch, eights: 2 });
+      return m.floats(dst, M * N);
+    });
+    assertSameBits(there, here, `${format}, ${M}×${K}×${N}`);
   }
 });
 
