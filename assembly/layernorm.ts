@@ -6,7 +6,7 @@
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { EIGHT, GROUP, Layernorm } from "./record";
-import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, MAGIC, nearest, quarters, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
+import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, MAGIC, nearest, quartersOf, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
 import { firstLanes, kept, largest, loadPart, mulAdd, storePart, sum } from "./simd";
 
@@ -47,7 +47,7 @@ function eight(op: Layernorm, e: i32, singles: i32, from: i32, end: i32, groups:
       quantizedGroup(op, first + i, g, groups, rows + (<usize>i << 8), GROUP, x + <usize>i * step, load<f32>(at), load<f32>(at, 4));
     }
     for (let i = there; i < 8; i++) store<u64>(op.scales + ((<usize>(first + i) * groups + g) << 3), 0);
-    quarters(rows, op.quantized + <usize>singles * (<usize>op.ldq << 1) + <usize>(g * op.eights + e) * EIGHT);
+    quartersOf(rows, op.quantized + <usize>singles * (<usize>op.ldq << 1) + <usize>(g * op.eights + e) * EIGHT);
   }
 }
 

@@ -10,7 +10,7 @@ import { EIGHT, GROUP, Quantize } from "./record";
 import { share } from "./share";
 import { kept, largest, loadPart, transpose } from "./simd";
 
-/** The largest int16. */
+/** The largest of its int16. */
 export const I16: f32 = 8191;
 
 export function quantize(op: Quantize, t: i32, n: i32): void {
@@ -21,7 +21,7 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
     else {
       const m = singles / groups + ((i - singles) / groups << 3), g = (i - singles) % groups;
       for (let row = 0; row < 8; row++) group(op, m + row, g, rows + (<usize>row << 8), GROUP);
-      quarters(rows, eights + <usize>(g * op.eights + (i - singles) / groups) * EIGHT);
+      quartersOf(rows, eights + <usize>(g * op.eights + (i - singles) / groups) * EIGHT);
     }
   }
 }
@@ -45,7 +45,7 @@ function group(op: Quantize, m: i32, g: i32, dst: usize, end: i32): void {
 export const EIGHT_ROWS: usize = 8 * 2 * GROUP;
 
 /** Eight rows of GROUP int16 as quarters and sums of quarters, in rows_i16.ts' order. */
-export function quarters(rows: usize, dst: usize): void {
+export function quartersOf(rows: usize, dst: usize): void {
   for (let k: usize = 0; k < 128; k += 16) {
     quarter(rows + k, dst + 4 * k); quarter(rows + k + 128, dst + 4 * k + 512); // A11, A12
     quarter(rows + k + 1024, dst + 4 * k + 1536); quarter(rows + k + 1152, dst + 4 * k + 2048); // A21, where S3 will be, and A22

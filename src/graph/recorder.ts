@@ -9,7 +9,8 @@ import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import {
-  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, RECORD_BYTES, scratchBytes, strideOf, writeRecord,
+  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, RECORD_BYTES, scratchBytes, strideOf,
+  writeRecord,
 } from "./record.js";
 
 /** A packed weight in the backend's memory. */
@@ -200,6 +201,7 @@ export class Recorder implements Graph {
   private readonly results: Slot[] = [];
   private readonly inputs: { slot: Slot; fill: (arena: number) => Uint8Array }[] = [];
   private readonly kept = new Map<string, Rows>();
+  /** What was made of rows in whole numbers. */
   private readonly whole = new Map<Rows, Quantized[]>();
 
   /**
