@@ -10,10 +10,14 @@ import { serve } from "./serve.js";
 
 /** bandwidth in GB/s, the others in multiply-adds, 10⁹ a second. 0: this runtime has no such instruction. */
 export type Limit = "bandwidth" | "dot_i16" | "relaxed_dot" | "mul_add" | "relaxed_madd";
+/** No limit, but what it says of the machine: nanoseconds from one thread's writing of a word to another's seeing it. */
+export type Look = Limit | "handover";
 
 const MB = 2 ** 20;
 /** Bytes that all threads read together in one sample of the bandwidth; far above any cache. */
 const READ = 1024 * MB;
+/** How often a word goes there and back in one sample. */
+const HANDOVERS = 10_000;
 /** How long one sample of a product loop takes, in milliseconds. */
 const SAMPLE_MS = 15;
 
@@ -34,12 +38,23 @@ if (isMainThread) {
       worker.postMessage(order);
     });
 
+  async function handovers(workers: readonly Worker[], ms: number): Promise<number[]> {
+    const samples: number[] = [], end = performance.now() + ms;
+    do {
+      const word = new Int32Array(new SharedArrayBuffer(4));
+      // the one that began later has not waited for the other to begin
+      samples.push(Math.min(...(await Promise.all(workers.slice(0, 2).map((worker, turn) => ask({ word, turn })(worker))))));
+    } while (performance.now() < end);
+    return samples.slice(Math.min(3, samples.length - 1)); // V8 compiles it in the first
+  }
+
   serve({
     about: () => ({ version: `node ${process.versions.node}, V8 ${process.versions.v8}`, settings: process.execArgv.join(" ") || "no flags" }),
 
-    /** Samples of `limit` with `count` threads at once, for about `ms` milliseconds. */
-    async limit({ limit, count, ms }: { limit: Limit; count: number; ms: number }): Promise<number[]> {
+    /** Samples of `limit` with `count` threads at once (handover: two), for about `ms` milliseconds. */
+    async limit({ limit, count, ms }: { limit: Look; count: number; ms: number }): Promise<number[]> {
       while (threads.length < count) threads.push(new Worker(new URL(import.meta.url)));
+      if (limit === "handover") return handovers(threads, ms);
       const workers = threads.slice(0, count), bytes = Math.floor(READ / count / 128) * 128;
       const order = limit === "bandwidth" ? { limit, bytes } : { limit, ms: SAMPLE_MS };
       await Promise.all(workers.map(ask({ ...order, prepare: true })));
@@ -67,13 +82,26 @@ if (isMainThread) {
     new Float32Array(memory.buffer, 32, 4).fill(0.4375);
   }
 
+  /** Waits for its turn and gives it back; nanoseconds of one way. */
+  function handover(word: Int32Array, turn: number): number {
+    const start = performance.now();
+    for (let i = 0; i < HANDOVERS; i++) {
+      while (Atomics.load(word, 0) !== turn);
+      Atomics.store(word, 0, 1 - turn);
+    }
+    return ((performance.now() - start) * 1e6) / (2 * HANDOVERS);
+  }
+
   function rate(limit: Exclude<Limit, "bandwidth">, count: number): number {
     const start = performance.now();
     const products = kernels[`peak_${limit}`](count);
     return products / (performance.now() - start) / 1e6;
   }
 
-  parentPort!.on("message", ({ limit, bytes = 0, ms = 0, prepare }: { limit: Limit; bytes?: number; ms?: number; prepare?: boolean }) => {
+  interface Order { limit: Limit; bytes?: number; ms?: number; prepare?: boolean; word?: Int32Array; turn?: number }
+
+  parentPort!.on("message", ({ limit, bytes = 0, ms = 0, prepare, word, turn = 0 }: Order) => {
+    if (word) return parentPort!.postMessage(handover(word, turn));
     values();
     if (limit === "bandwidth") {
       const from = 65536, missing = from + bytes - memory.buffer.byteLength;

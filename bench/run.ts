@@ -154,7 +154,7 @@ export class Run {
     const looks = new Map<string, Task & { name: string }>();
     const limitsOf = ({ dtype, threads, work }: Entry): string[] => {
       const wanted: Limit[] = ["bandwidth", ...productLimits(dtype), ...(work?.some(({ attention }) => attention > 0) ? f32Limits : [])];
-      return work ? wanted.map((limit) => `${limit} ${threads}`) : [];
+      return work ? [...wanted.map((limit) => `${limit} ${threads}`), ...(threads > 1 ? ["handover 2"] : [])] : [];
     };
     for (const key of subjects.flatMap(limitsOf)) {
       const [limit, threads] = key.split(" ");
@@ -177,7 +177,7 @@ const flat = (samples: Rounds<readonly number[]>): number[] => samples.flatMap((
 /** Whether a look at a limit is worth its time right behind a phase: not at the bandwidth where weights are used often, nor at products where they are used once. */
 const matters = ({ work = [] }: Subject) => (limit: string): boolean => {
   const uses = work.reduce((sum, { products }) => sum + products, 0) / work.reduce((sum, { bytes }) => sum + bytes, 0);
-  return limit.startsWith("bandwidth") ? uses < 30 : uses > 1;
+  return limit.startsWith("handover") || (limit.startsWith("bandwidth") ? uses < 30 : uses > 1);
 };
 
 const f32Limits: readonly Limit[] = ["mul_add", "relaxed_madd"];
