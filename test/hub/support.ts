@@ -83,8 +83,10 @@ export function poison(cacheDir: string, repo: Repo): string[] {
   for (const at of list(join(folder, "snapshots")))
     for (const name of list(join(folder, "snapshots", at))) {
       const path = join(folder, "snapshots", at, name);
+      // who is killed between making a link and giving it its name leaves one beside it, which leads to the same
+      const file = repo.files[name.replace(/\.[0-9a-f]{8}\.tmp$/, "")];
       if (!statSync(path, { throwIfNoEntry: false })) wrong.push(`snapshots/${at}/${name} leads nowhere`);
-      else if (at === repo.commit && Buffer.compare(readFileSync(path), repo.files[name].bytes) !== 0) wrong.push(`snapshots/${at}/${name}`);
+      else if (at === repo.commit && (!file || Buffer.compare(readFileSync(path), file.bytes) !== 0)) wrong.push(`snapshots/${at}/${name}`);
     }
   return wrong;
 }
