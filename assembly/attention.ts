@@ -76,8 +76,8 @@ function together<K>(op: Attention, from: i32, to: i32, tiles: i32, scratch: usi
 
 /** Distance of two rows of scores, in bytes: whole steps of 32 keys, and a cache line so that no two rows share a set of the cache. */
 // @ts-ignore: decorator
-@inline function strideOf(op: Attention): usize {
-  return <usize>(((op.S + 31) & ~31) + 16) << 2;
+@inline export function strideOf(S: i32): usize {
+  return <usize>(((S + 31) & ~31) + 16) << 2;
 }
 
 /** Columns of a head's values. */
@@ -87,23 +87,23 @@ function together<K>(op: Attention, from: i32, to: i32, tiles: i32, scratch: usi
 }
 
 function tileBytes(op: Attention): usize {
-  return rowsOf(op) * (strideOf(op) + (padded(op) << 3) + 16);
+  return rowsOf(op) * (strideOf(op.S) + (padded(op) << 3) + 16);
 }
 
 /** Where q is in a tile's scratch. */
 // @ts-ignore: decorator
 @inline function queriesOf(op: Attention, at: usize): usize {
-  return at + rowsOf(op) * strideOf(op);
+  return at + rowsOf(op) * strideOf(op.S);
 }
 
 // @ts-ignore: decorator
 @inline function sumsOf(op: Attention, at: usize): usize {
-  return at + rowsOf(op) * (strideOf(op) + (padded(op) << 2));
+  return at + rowsOf(op) * (strideOf(op.S) + (padded(op) << 2));
 }
 
 // @ts-ignore: decorator
 @inline function inversesOf(op: Attention, at: usize): usize {
-  return at + rowsOf(op) * (strideOf(op) + (padded(op) << 3));
+  return at + rowsOf(op) * (strideOf(op.S) + (padded(op) << 3));
 }
 
 /** How many rows row `row` sees. */
@@ -168,7 +168,7 @@ function begin<K>(op: Attention, h: i32, row: i32, at: usize): void {
 
 /** Scores of what the tile's last row sees of the block of key `from`, and of a few more that nobody reads. */
 function scores<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
-  const d = op.headWidth, q = queriesOf(op, at), stride = strideOf(op), end = min(seen(op, min(row + 4, op.T) - 1), from + BLOCK);
+  const d = op.headWidth, q = queriesOf(op, at), stride = strideOf(op.S), end = min(seen(op, min(row + 4, op.T) - 1), from + BLOCK);
   let k = part<K>(op, op.keyTable, op.keyOffset, from / BLOCK, h), p = at + (<usize>from << 2);
   for (let key = from; key < end; key += 32, p += 128, k += <usize>d * 32 * sizeof<K>()) {
     if (op.T == 1) {
@@ -183,7 +183,7 @@ function scores<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: 
 
 /** Scores to exponentials. */
 function weigh<K>(op: Attention, h: i32, row: i32, at: usize, table: usize): void {
-  const rows = min(op.T - row, 4), stride = strideOf(op);
+  const rows = min(op.T - row, 4), stride = strideOf(op.S);
   let inverses = inversesOf(op, at);
   for (let r = row; r < row + rows; r++, at += stride, inverses += 4) {
     const count = seen(op, r), total = exponentials(at, count, table);
@@ -194,7 +194,7 @@ function weigh<K>(op: Attention, h: i32, row: i32, at: usize, table: usize): voi
 
 /** Adds the values that all rows of the tile see of the block of key `from`. */
 function mix<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
-  const d = op.headWidth, stride = strideOf(op), count = min(seen(op, row) - from, BLOCK);
+  const d = op.headWidth, stride = strideOf(op.S), count = min(seen(op, row) - from, BLOCK);
   let v = part<K>(op, op.valueTable, op.valueOffset, from / BLOCK, h), dst = sumsOf(op, at), c = 0;
   at += <usize>from << 2;
   if (op.T == 1) {
@@ -222,7 +222,7 @@ function finish<K>(op: Attention, h: i32, row: i32, at: usize, mask: v128): void
   for (let r = row; r < row + rows; r++) {
     for (let key = first, end = seen(op, r); key < end; key++) addValues<K>(op, h, key, load<f32>(at + (<usize>key << 2)), sums, step, mask);
     divide(dst, sums, step, d, load<f32>(inverses));
-    at += strideOf(op); sums += 32; inverses += 4; dst += <usize>op.ldd << 2;
+    at += strideOf(op.S); sums += 32; inverses += 4; dst += <usize>op.ldd << 2;
   }
 }
 

@@ -15,11 +15,11 @@
  * 2ˣ [TABLE bytes], scales of k and v [2][⌈S/8⌉ · 8], k, v, then a tile's scores [4][stride], q, e, scales of q, 1 / Σ e, scales of e, and
  * sums [⌈d/8⌉][4][8].
  */
-import { divide, exponentials, keep, powersTable, TABLE } from "./attention";
-import { inverseOf, scaleOf } from "./quantize";
+import { divide, exponentials, keep, powersTable, strideOf, TABLE } from "./attention";
+import { inverseOf, nearestBy, scaleOf } from "./quantize";
 import { AttentionI16, BLOCK } from "./record";
 import { share } from "./share";
-import { largest, loadPart, mulAdd } from "./simd";
+import { dotAdd, largest, loadFour, mulAdd } from "./simd";
 
 /** What q, and e with the scales of v, are rounded to; and k and v. */
 const NARROW: f32 = 4095, WIDE: f32 = 8191;
@@ -54,7 +54,7 @@ export function attention_i16(op: AttentionI16, t: i32, n: i32): void {
 
 // @ts-ignore: decorator
 @inline function four(x: usize, count: i32): v128 {
-  return count >= 4 ? v128.load(x) : count > 0 ? loadPart(x, count) : f32x4.splat(0);
+  return count > 0 ? loadFour(x, count) : f32x4.splat(0);
 }
 
 /** The largest of `count` numbers, sign aside. */
@@ -64,17 +64,11 @@ function top(x: usize, count: i32): f32 {
   return largest(size);
 }
 
-/** To the nearest of int32, in the low half. `magic` is 1.5 · 2²³, from memory: V8 would build a literal anew at each use. */
-// @ts-ignore: decorator
-@inline function nearest(v: v128, inverse: v128, magic: v128): v128 {
-  return i32x4.sub(f32x4.add(f32x4.mul(v, inverse), magic), magic);
-}
-
 /** `count` numbers as pairs of int16, `step` bytes from one to the next, zeros up to a multiple of 4. @returns their scale */
 function lay(x: usize, count: i32, dst: usize, step: usize, limit: f32, table: usize): f32 {
   const most = top(x, count), inverse = f32x4.splat(inverseOf(most, limit)), magic = v128.load32_splat(table);
   for (; count > 0; count -= 4, x += 16, dst += 2 * step) {
-    const whole = nearest(four(x, count), inverse, magic), v = i16x8.narrow_i32x4_s(whole, whole);
+    const whole = nearestBy(f32x4.mul(four(x, count), inverse), magic), v = i16x8.narrow_i32x4_s(whole, whole);
     v128.store32_lane(dst, v, 0); v128.store32_lane(dst + step, v, 1);
   }
   return scaleOf(most, limit);
@@ -97,8 +91,8 @@ function layValues(op: AttentionI16, h: i32, dst: usize, scales: usize, table: u
     const ia = f32x4.splat(inverseOf(a, WIDE)), ib = f32x4.splat(inverseOf(b, WIDE));
     let at = x, to = dst;
     for (let c = 0; c < d; c += 8, at += 32, to += strip) {
-      const va = i16x8.narrow_i32x4_s(nearest(four(at, da - c), ia, magic), nearest(four(at + 16, da - c - 4), ia, magic));
-      const vb = i16x8.narrow_i32x4_s(nearest(four(at + ldv, db - c), ib, magic), nearest(four(at + ldv + 16, db - c - 4), ib, magic));
+      const va = i16x8.narrow_i32x4_s(nearestBy(f32x4.mul(four(at, da - c), ia), magic), nearestBy(f32x4.mul(four(at + 16, da - c - 4), ia), magic));
+      const vb = i16x8.narrow_i32x4_s(nearestBy(f32x4.mul(four(at + ldv, db - c), ib), magic), nearestBy(f32x4.mul(four(at + ldv + 16, db - c - 4), ib), magic));
       v128.store(to, v128.shuffle<i16>(va, vb, 0, 8, 1, 9, 2, 10, 3, 11)); v128.store(to, v128.shuffle<i16>(va, vb, 4, 12, 5, 13, 6, 14, 7, 15), 16);
     }
   }
@@ -107,7 +101,7 @@ function layValues(op: AttentionI16, h: i32, dst: usize, scales: usize, table: u
 /** Where the scales of e are in a tile's scratch. */
 // @ts-ignore: decorator
 @inline function scalesOf(op: AttentionI16, tile: usize): usize {
-  return tile + 4 * strideOf(op) + (columns(op) << 3) + (pairs(op) << 4) + 32;
+  return tile + 4 * strideOf(op.S) + (columns(op) << 3) + (pairs(op) << 4) + 32;
 }
 
 /** e is 1 at most, so its scale times v's is BLOCK rows' largest of v's: scales of v become what e is multiplied by. */
@@ -119,14 +113,9 @@ function factors(op: AttentionI16, vScales: usize, eScales: usize): void {
   }
 }
 
-// @ts-ignore: decorator
-@inline function strideOf(op: AttentionI16): usize {
-  return <usize>(((op.S + 31) & ~31) + 16) << 2;
-}
-
 /** A tile: rows row … row + 3 of head h, those that are there. */
 function attend(op: AttentionI16, h: i32, row: i32, k: usize, kScales: usize, v: usize, vScales: usize, scores: usize, table: usize): void {
-  const d = op.headWidth, S = op.S, rows = min(op.T - row, 4), stride = strideOf(op), panel = columns(op) << 4;
+  const d = op.headWidth, S = op.S, rows = min(op.T - row, 4), stride = strideOf(op.S), panel = columns(op) << 4;
   const q = scores + 4 * stride, e = q + (columns(op) << 3), qScales = e + (pairs(op) << 4), inverses = qScales + 16, eScales = scalesOf(op, scores);
   const sums = eScales + ((<usize>((S + BLOCK - 1) / BLOCK << 2) + 63) & ~63), ldq = <usize>op.ldq << 2, strip = pairs(op) << 5;
   let x = op.q + ((<usize>row * op.ldq + h * d) << 2);
@@ -150,7 +139,7 @@ function attend(op: AttentionI16, h: i32, row: i32, k: usize, kScales: usize, v:
     if (op.weights) keep(op.weights, op.T, S, h, row + <i32>r, p, S, <f32>1 / total);
     let to = e + (r << 2);
     for (let s: usize = 0; s < pairs(op) << 3; s += 16, to += 32) {
-      const whole = nearest(v128.load(p + s), v128.load(vScales + s), magic), v = i16x8.narrow_i32x4_s(whole, whole);
+      const whole = nearestBy(f32x4.mul(v128.load(p + s), v128.load(vScales + s)), magic), v = i16x8.narrow_i32x4_s(whole, whole);
       v128.store32_lane(to, v, 0); v128.store32_lane(to, v, 1, 16);
     }
   }
@@ -173,13 +162,13 @@ function attend(op: AttentionI16, h: i32, row: i32, k: usize, kScales: usize, v:
   for (const end = w + bytes; w < end; ) {
     const va = v128.load(w), vb = v128.load(w, 16);
     let s = v128.load32_splat(x);
-    a0 = i32x4.add(a0, i32x4.dot_i16x8_s(s, va)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(s, vb));
+    a0 = dotAdd(s, va, a0); b0 = dotAdd(s, vb, b0);
     s = v128.load32_splat(x, 4);
-    a1 = i32x4.add(a1, i32x4.dot_i16x8_s(s, va)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(s, vb));
+    a1 = dotAdd(s, va, a1); b1 = dotAdd(s, vb, b1);
     s = v128.load32_splat(x, 8);
-    a2 = i32x4.add(a2, i32x4.dot_i16x8_s(s, va)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(s, vb));
+    a2 = dotAdd(s, va, a2); b2 = dotAdd(s, vb, b2);
     s = v128.load32_splat(x, 12);
-    a3 = i32x4.add(a3, i32x4.dot_i16x8_s(s, va)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(s, vb));
+    a3 = dotAdd(s, va, a3); b3 = dotAdd(s, vb, b3);
     x += 16; w += 32;
   }
   put(dst, a0, b0, v128.load32_splat(scales), a, b, more);

@@ -4,7 +4,7 @@
  */
 import { activate } from "./activation";
 import { Matmul } from "./record";
-import { EXP_0, EXP_1, EXP_2, EXP_3, EXP_4, EXP_HIGH, EXP_LEAST, EXP_LOG2E, EXP_LOW, EXP_MAGIC, expBy, kept, loadPart, mulAdd, storePart } from "./simd";
+import { EXP_0, EXP_1, EXP_2, EXP_3, EXP_4, EXP_HIGH, EXP_LEAST, EXP_LOG2E, EXP_LOW, expBy, kept, loadFour, MAGIC, mulAdd, storePart } from "./simd";
 
 /** Writes the first `count` (1 … 8, or more: 8) of a row's sums. */
 // @ts-ignore: decorator
@@ -38,9 +38,9 @@ export function finish(op: Matmul, m: i32, rows: i32, j: i32, panels: i32): void
     const bias = biasOf(op, i, end), left = end - i, ldd = <usize>op.ldd << 2, ldr = <usize>op.ldr << 2;
     let dst = at(op.dst, op.ldd, m, i), residual = op.residual ? at(op.residual, op.ldr, m, i) : 0;
     for (let row = 0; row < rows; row++, dst += ldd, residual += ldr) {
-      let v = f32x4.add(get(dst, left), bias);
+      let v = f32x4.add(loadFour(dst, left), bias);
       if (op.activation) v = activate(v, op.activation);
-      put(dst, op.residual ? f32x4.add(v, get(residual, left)) : v, left);
+      put(dst, op.residual ? f32x4.add(v, loadFour(residual, left)) : v, left);
     }
   }
 }
@@ -53,13 +53,7 @@ export function finish(op: Matmul, m: i32, rows: i32, j: i32, panels: i32): void
 /** Biases of outputs i … i + 3; −0 without, since v − 0 is v, also of −0. */
 // @ts-ignore: decorator
 @inline function biasOf(op: Matmul, i: i32, end: i32): v128 {
-  return op.bias ? get(op.bias + (<usize>i << 2), end - i) : f32x4.splat(-0.0);
-}
-
-/** Four numbers, or the `left` that there are. */
-// @ts-ignore: decorator
-@inline function get(p: usize, left: i32): v128 {
-  return left >= 4 ? v128.load(p) : loadPart(p, left);
+  return op.bias ? loadFour(op.bias + (<usize>i << 2), end - i) : f32x4.splat(-0.0);
 }
 
 // @ts-ignore: decorator
@@ -79,20 +73,20 @@ function finishGelu(op: Matmul, m: i32, rows: i32, j: i32, end: i32): void {
   const signs = kept(op, -0.0), one = kept(op, 1), k = kept(op, 0.3), minusHalf = kept(op, -0.5);
   const p7 = kept(op, 0.036088988184928894), p6 = kept(op, -0.1589343100786209), p5 = kept(op, 0.20934733748435974), p4 = kept(op, -0.05645092576742172);
   const p3 = kept(op, 0.13003303110599518), p2 = kept(op, 0.09946493804454803), p1 = kept(op, 0.12082633376121521), p0 = kept(op, 0.1196245402097702);
-  const magic = kept(op, EXP_MAGIC), log2e = kept(op, EXP_LOG2E), high = kept(op, EXP_HIGH), low = kept(op, EXP_LOW), least = kept(op, EXP_LEAST);
+  const magic = kept(op, MAGIC), log2e = kept(op, EXP_LOG2E), high = kept(op, EXP_HIGH), low = kept(op, EXP_LOW), least = kept(op, EXP_LEAST);
   const e4 = kept(op, EXP_4), e3 = kept(op, EXP_3), e2 = kept(op, EXP_2), e1 = kept(op, EXP_1), e0 = kept(op, EXP_0);
   for (let i = j; i < end; i += 4) {
     const bias = biasOf(op, i, end), left = end - i, ldd = <usize>op.ldd << 2, ldr = <usize>op.ldr << 2;
     let dst = at(op.dst, op.ldd, m, i), residual = op.residual ? at(op.residual, op.ldr, m, i) : 0;
     for (let row = 0; row < rows; row++, dst += ldd, residual += ldr) {
-      const u = f32x4.add(get(dst, left), bias), size = v128.andnot(u, signs);
+      const u = f32x4.add(loadFour(dst, left), bias), size = v128.andnot(u, signs);
       const t = f32x4.div(one, mulAdd(size, k, one));
       let p = mulAdd(p7, t, p6);
       p = mulAdd(p, t, p5); p = mulAdd(p, t, p4); p = mulAdd(p, t, p3); p = mulAdd(p, t, p2); p = mulAdd(p, t, p1); p = mulAdd(p, t, p0);
       const e = expBy(f32x4.mul(f32x4.mul(u, u), minusHalf), magic, log2e, high, low, e4, e3, e2, e1, e0, one, least);
       const rest = f32x4.mul(size, f32x4.mul(f32x4.mul(p, t), e));
       const v = f32x4.sub(f32x4.pmax(u, signs), rest); // NaN stays NaN
-      put(dst, op.residual ? f32x4.add(v, get(residual, left)) : v, left);
+      put(dst, op.residual ? f32x4.add(v, loadFour(residual, left)) : v, left);
     }
   }
 }
@@ -102,19 +96,19 @@ function finishGelu(op: Matmul, m: i32, rows: i32, j: i32, end: i32): void {
  * error (1e-7). Of t past 128 the power is infinite and the result −0, below −126 it is nothing beside 1.
  */
 function finishQuickGelu(op: Matmul, m: i32, rows: i32, j: i32, end: i32): void {
-  const factor = kept(op, -2.4554669857025146), most = kept(op, 128), least = kept(op, -126), magic = kept(op, EXP_MAGIC), one = kept(op, 1);
+  const factor = kept(op, -2.4554669857025146), most = kept(op, 128), least = kept(op, -126), magic = kept(op, MAGIC), one = kept(op, 1);
   const p4 = kept(op, 0.0013264695880934596), p3 = kept(op, 0.009671508334577084), p2 = kept(op, 0.05550733953714371);
   const p1 = kept(op, 0.24022242426872253), p0 = kept(op, 0.6931470036506653);
   for (let i = j; i < end; i += 4) {
     const bias = biasOf(op, i, end), left = end - i, ldd = <usize>op.ldd << 2, ldr = <usize>op.ldr << 2;
     let dst = at(op.dst, op.ldd, m, i), residual = op.residual ? at(op.residual, op.ldr, m, i) : 0;
     for (let row = 0; row < rows; row++, dst += ldd, residual += ldr) {
-      const u = f32x4.add(get(dst, left), bias), t = f32x4.pmax(f32x4.pmin(f32x4.mul(u, factor), most), least);
+      const u = f32x4.add(loadFour(dst, left), bias), t = f32x4.pmax(f32x4.pmin(f32x4.mul(u, factor), most), least);
       const shifted = f32x4.add(t, magic), f = f32x4.sub(t, f32x4.sub(shifted, magic));
       let p = mulAdd(p4, f, p3);
       p = mulAdd(p, f, p2); p = mulAdd(p, f, p1); p = mulAdd(p, f, p0); p = mulAdd(p, f, one);
       const v = f32x4.div(u, f32x4.add(one, i32x4.add(p, i32x4.shl(shifted, 23))));
-      put(dst, op.residual ? f32x4.add(v, get(residual, left)) : v, left);
+      put(dst, op.residual ? f32x4.add(v, loadFour(residual, left)) : v, left);
     }
   }
 }

@@ -5,19 +5,19 @@
  *
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
-import { EIGHT, GROUP, Layernorm } from "./record";
-import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, MAGIC, nearest, quartersOf, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
+import { EIGHT, GROUP, Layernorm, singles } from "./record";
+import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quartersOf, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
-import { firstLanes, kept, largest, loadPart, mulAdd, storePart, sum } from "./simd";
+import { firstLanes, kept, largest, loadPart, MAGIC, mulAdd, storePart, sum } from "./simd";
 
 export function layernorm(op: Layernorm, t: i32, n: i32): void {
-  const groups = (op.D + GROUP - 1) / GROUP, singles = max(op.M - (op.eights << 3), 0), pieces = (singles + op.eights) * groups;
+  const groups = (op.D + GROUP - 1) / GROUP, alone = singles(op.M, op.eights), pieces = (alone + op.eights) * groups;
   let i = share(pieces, t, n);
   const to = share(pieces, t + 1, n);
   while (i < to) {
     const m = i / groups, from = i % groups, end = min(groups, from + to - i);
-    if (m < singles) row(op, m, from, end, groups);
-    else eight(op, m - singles, singles, from, end, groups, op.scratch + <usize>t * (EIGHT_ROWS + 64));
+    if (m < alone) row(op, m, from, end, groups);
+    else eight(op, m - alone, alone, from, end, groups, op.scratch + <usize>t * (EIGHT_ROWS + 64));
     i += end - from;
   }
 }
@@ -33,8 +33,8 @@ function row(op: Layernorm, m: i32, from: i32, end: i32, groups: i32): void {
 }
 
 /** The same of eight rows, as quantize makes them. `rows`: room for a group of them, and their means and factors. */
-function eight(op: Layernorm, e: i32, singles: i32, from: i32, end: i32, groups: i32, rows: usize): void {
-  const first = singles + (e << 3), there = min(op.M - first, 8), known = rows + EIGHT_ROWS, x = op.x + (<usize>first * op.ldx << 2), step = <usize>op.ldx << 2;
+function eight(op: Layernorm, e: i32, alone: i32, from: i32, end: i32, groups: i32, rows: usize): void {
+  const first = alone + (e << 3), there = min(op.M - first, 8), known = rows + EIGHT_ROWS, x = op.x + (<usize>first * op.ldx << 2), step = <usize>op.ldx << 2;
   for (let i = 0; i < there; i++) {
     const mean = meanOf(x + <usize>i * step, op.D);
     store<f32>(known + (<usize>i << 3), mean);
@@ -47,7 +47,7 @@ function eight(op: Layernorm, e: i32, singles: i32, from: i32, end: i32, groups:
       quantizedGroup(op, first + i, g, groups, rows + (<usize>i << 8), GROUP, x + <usize>i * step, load<f32>(at), load<f32>(at, 4));
     }
     for (let i = there; i < 8; i++) store<u64>(op.scales + ((<usize>(first + i) * groups + g) << 3), 0);
-    quartersOf(rows, op.quantized + <usize>singles * (<usize>op.ldq << 1) + <usize>(g * op.eights + e) * EIGHT);
+    quartersOf(rows, op.quantized + <usize>alone * (<usize>op.ldq << 1) + <usize>(g * op.eights + e) * EIGHT);
   }
 }
 

@@ -22,12 +22,13 @@
 import { finish, keep } from "./epilogue";
 import { scaled, SEVERAL } from "./matmul_i8";
 import { I4_GROUP, panelBytes, shareBytes } from "./pack";
-import { Format, GROUP, Matmul, SHARED } from "./record";
-import { eights, quarters, scratchOf, singles } from "./rows_i16";
+import { Format, GROUP, Matmul, SHARED, singles } from "./record";
+import { eights, quarters, scratchOf } from "./rows_i16";
 import { take, takenTo } from "./share";
+import { dotAdd } from "./simd";
 
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
-  const sixteens = (op.N + 15) >> 4, rows = singles(op), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
+  const sixteens = (op.N + 15) >> 4, rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
   for (let m = 0; m < rows; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
   if (n == 1) return outputs(op, t, 0, sixteens, sums);
   for (let p = take(op, sixteens, n); p < sixteens; p = take(op, sixteens, n)) outputs(op, t, p, takenTo(p, sixteens, n), sums);
@@ -35,7 +36,7 @@ export function matmul_i4(op: Matmul, t: i32, n: i32): void {
 
 /** Outputs 16 from … 16 to − 1. */
 function outputs(op: Matmul, t: i32, from: i32, to: i32, sums: usize): void {
-  const rows = singles(op);
+  const rows = singles(op.M, op.eights);
   if (rows) some(op, rows, from << 1, min(to << 1, (op.N + 7) >> 3), sums);
   if (op.eights) eights(op, t, from, to, Format.i4);
 }
@@ -61,7 +62,7 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
   let x = op.x + (<usize>m * op.ldx << 1);
   for (let left = op.K; left > 0; left -= SHARED, to += 4) {
     let all = i32x4.splat(0);
-    for (const end = x + (<usize>min(left, SHARED) << 1); x < end; x += 16) all = i32x4.add(all, i32x4.dot_i16x8_s(v128.load(x), eights));
+    for (const end = x + (<usize>min(left, SHARED) << 1); x < end; x += 16) all = dotAdd(v128.load(x), eights, all);
     all = i32x4.add(all, v128.shuffle<i32>(all, all, 2, 3, 0, 1));
     store<i32>(to, i32x4.extract_lane(all, 0) + i32x4.extract_lane(all, 1));
   }
@@ -83,17 +84,17 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
       do {
         const va = v128.load(w), vb = v128.load(w, 16);
         let p = v128.load32_splat(x);
-        a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p, v128.and(va, low)));
-        b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p, v128.and(vb, low)));
+        a0 = dotAdd(p, v128.and(va, low), a0);
+        b0 = dotAdd(p, v128.and(vb, low), b0);
         p = v128.load32_splat(x, 4);
-        a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p, v128.and(va, middle)));
-        b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p, v128.and(vb, middle)));
+        a1 = dotAdd(p, v128.and(va, middle), a1);
+        b1 = dotAdd(p, v128.and(vb, middle), b1);
         p = v128.load32_splat(x, 8);
-        a2 = i32x4.add(a2, i32x4.dot_i16x8_s(p, v128.and(va, high)));
-        b2 = i32x4.add(b2, i32x4.dot_i16x8_s(p, v128.and(vb, high)));
+        a2 = dotAdd(p, v128.and(va, high), a2);
+        b2 = dotAdd(p, v128.and(vb, high), b2);
         p = v128.load32_splat(x, 12);
-        a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p, i16x8.shr_u(va, 12)));
-        b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p, i16x8.shr_u(vb, 12)));
+        a0 = dotAdd(p, i16x8.shr_u(va, 12), a0);
+        b0 = dotAdd(p, i16x8.shr_u(vb, 12), b0);
         x += 16; w += 32;
       } while (x < stop);
       const s = v128.load8x8_s(shares);

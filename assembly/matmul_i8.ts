@@ -24,10 +24,10 @@
  */
 import { finish, keep } from "./epilogue";
 import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
-import { Format, GROUP, Matmul } from "./record";
-import { eights, singles } from "./rows_i16";
+import { Format, GROUP, Matmul, singles } from "./record";
+import { eights } from "./rows_i16";
 import { take, takenTo } from "./share";
-import { mulAdd } from "./simd";
+import { dotAdd, mulAdd } from "./simd";
 
 /** Bytes of weights that stay in a second-level cache of 1 MiB until all rows have met them. */
 export const SEVERAL: usize = 17 << 15;
@@ -39,7 +39,7 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
 }
 
 function outputs(op: Matmul, t: i32, from: i32, to: i32): void {
-  const rows = singles(op);
+  const rows = singles(op.M, op.eights);
   if (rows) some(op, rows, from, to);
   if (op.eights) eights(op, t, from, to, Format.i8);
 }
@@ -92,17 +92,17 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
       const p0 = v128.load32_splat(x0);
       if (rows > 1) p1 = v128.load32_splat(x1);
       let v = v128.load(w);
-      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(p0, v));
-      if (rows > 1) a1 = i32x4.add(a1, i32x4.dot_i16x8_s(p1, v));
+      a0 = dotAdd(p0, v, a0);
+      if (rows > 1) a1 = dotAdd(p1, v, a1);
       v = i16x8.shr_s(v, 8);
-      b0 = i32x4.add(b0, i32x4.dot_i16x8_s(p0, v));
-      if (rows > 1) b1 = i32x4.add(b1, i32x4.dot_i16x8_s(p1, v));
+      b0 = dotAdd(p0, v, b0);
+      if (rows > 1) b1 = dotAdd(p1, v, b1);
       v = v128.load(w, 16);
-      c0 = i32x4.add(c0, i32x4.dot_i16x8_s(p0, v));
-      if (rows > 1) c1 = i32x4.add(c1, i32x4.dot_i16x8_s(p1, v));
+      c0 = dotAdd(p0, v, c0);
+      if (rows > 1) c1 = dotAdd(p1, v, c1);
       v = i16x8.shr_s(v, 8);
-      d0 = i32x4.add(d0, i32x4.dot_i16x8_s(p0, v));
-      if (rows > 1) d1 = i32x4.add(d1, i32x4.dot_i16x8_s(p1, v));
+      d0 = dotAdd(p0, v, d0);
+      if (rows > 1) d1 = dotAdd(p1, v, d1);
       x0 += 4; w += I8_STEP;
       if (rows > 1) x1 += 4;
     } while (x0 < end);

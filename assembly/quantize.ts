@@ -6,22 +6,23 @@
  * 14 bits, since products of many rows add four of them in int16 (rows_i16.ts): off by 6e-5 of a group's largest, where int8 weights are by 4e-3.
  * For such products rows come in eights, of which sums of quarters are made here, once for all outputs.
  */
-import { EIGHT, GROUP, Quantize } from "./record";
+import { EIGHT, GROUP, Quantize, singles } from "./record";
 import { share } from "./share";
-import { kept, largest, loadPart, transpose } from "./simd";
+import { kept, largest, loadFour, loadPart, MAGIC, transpose } from "./simd";
 
 /** The largest of its int16. */
 export const I16: f32 = 8191;
 
 export function quantize(op: Quantize, t: i32, n: i32): void {
-  const groups = (op.K + GROUP - 1) / GROUP, singles = max(op.M - (op.eights << 3), 0) * groups, pieces = singles + op.eights * groups;
-  const to = share(pieces, t + 1, n), rows = op.scratch + <usize>t * EIGHT_ROWS, eights = op.dst + <usize>(singles / groups) * (<usize>op.ldd << 1);
+  const groups = (op.K + GROUP - 1) / GROUP, alone = singles(op.M, op.eights), pieces = (alone + op.eights) * groups, rows = op.scratch + <usize>t * EIGHT_ROWS;
+  const to = share(pieces, t + 1, n);
   for (let i = share(pieces, t, n); i < to; i++) {
-    if (i < singles) group(op, i / groups, i % groups, op.dst + ((<usize>(i / groups) * op.ldd + i % groups * GROUP) << 1), op.ldd - i % groups * GROUP);
+    const m = i / groups, g = i % groups;
+    if (m < alone) group(op, m, g, op.dst + ((<usize>m * op.ldd + g * GROUP) << 1), op.ldd - g * GROUP);
     else {
-      const m = singles / groups + ((i - singles) / groups << 3), g = (i - singles) % groups;
-      for (let row = 0; row < 8; row++) group(op, m + row, g, rows + (<usize>row << 8), GROUP);
-      quartersOf(rows, eights + <usize>(g * op.eights + (i - singles) / groups) * EIGHT);
+      const e = m - alone;
+      for (let row = 0; row < 8; row++) group(op, alone + (e << 3) + row, g, rows + (<usize>row << 8), GROUP);
+      quartersOf(rows, op.dst + <usize>alone * (<usize>op.ldd << 1) + <usize>(g * op.eights + e) * EIGHT);
     }
   }
 }
@@ -69,19 +70,12 @@ export function quantize_i8(op: Quantize, t: i32, n: i32): void {
     const m = i / groups, g = i % groups, from = g * GROUP, count = min(GROUP, op.K - from);
     const x = op.x + ((<usize>m * op.ldx + from) << 2), dst = op.dst + <usize>m * op.ldd + from;
     let size = f32x4.splat(0), sums = size;
-    for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(four(x, k, count)));
+    for (let k = 0; k < count; k += 4) size = f32x4.pmax(size, f32x4.abs(loadFour(x + (<usize>k << 2), count - k)));
     const top = largest(size), inverse = inverseOf(top, 127);
-    for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4bytes(dst + k, four(x, k, count), inverse));
+    for (let k = 0; k < count; k += 4) sums = i32x4.add(sums, store4bytes(dst + k, loadFour(x + (<usize>k << 2), count - k), inverse));
     storeScaleOfBytes(op.scales + (<usize>i << 3), top, sums);
     if (g == groups - 1) clearBytes(dst, count, op.ldd - from);
   }
-}
-
-/** Columns k … k + 3, zeros past the end. */
-// @ts-ignore: decorator
-@inline function four(x: usize, k: i32, count: i32): v128 {
-  const p = x + (<usize>k << 2);
-  return k + 4 <= count ? v128.load(p) : loadPart(p, count - k);
 }
 
 /** Below 2⁻¹⁰⁰ a group counts as zeros: its inverse would not be finite. */
@@ -99,11 +93,14 @@ export function inverseOf(top: f32, limit: f32): f32 {
 /** Four numbers to the nearest of int32, halves to even: adding 1.5 · 2²³ leaves it in the low bits. For |v| < 2²². */
 // @ts-ignore: decorator
 @inline export function nearest(v: v128): v128 {
-  return i32x4.sub(f32x4.add(v, f32x4.splat(12582912)), i32x4.splat(0x4b400000));
+  return nearestBy(v, f32x4.splat(MAGIC));
 }
 
-/** What `nearest` adds, for who keeps it. */
-export const MAGIC: f32 = 12582912;
+/** `nearest`, for who keeps MAGIC: V8 would build a literal anew at each use in a loop. */
+// @ts-ignore: decorator
+@inline export function nearestBy(v: v128, magic: v128): v128 {
+  return i32x4.sub(f32x4.add(v, magic), magic);
+}
 
 /**
  * Four columns to the nearest int16, and returned in int32. A last part writes zeros into the padding. NaN becomes I16, which is `most`: in sums with
@@ -111,7 +108,7 @@ export const MAGIC: f32 = 12582912;
  */
 // @ts-ignore: decorator
 @inline export function store4(dst: usize, v: v128, most: v128, magic: v128): v128 {
-  const whole = i32x4.sub(f32x4.add(f32x4.pmin(most, v), magic), magic);
+  const whole = nearestBy(f32x4.pmin(most, v), magic);
   v128.store64_lane(dst, i16x8.narrow_i32x4_s(whole, whole), 0);
   return whole;
 }

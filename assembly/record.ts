@@ -19,6 +19,11 @@ export const SHARED: i32 = 32;
 export const SCRATCH: usize = 17408;
 /** Bytes of a group of eight rows of int16 in quarters (rows_i16.ts). */
 export const EIGHT: usize = 3584;
+/** Of M rows, how many are in none of the `eights`: the first ones. */
+export function singles(M: i32, eights: i32): i32 {
+  return max(M - (eights << 3), 0);
+}
+
 /** Key/value rows of a cache block (attention.ts). */
 export const BLOCK: i32 = 64;
 

@@ -34,8 +34,8 @@
 import { finish, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
 import { I8_SCALES, I8_STEP, panelBytes } from "./pack";
-import { EIGHT, Format, GROUP, Matmul, SCRATCH } from "./record";
-import { mulAdd } from "./simd";
+import { EIGHT, Format, GROUP, Matmul, SCRATCH, singles } from "./record";
+import { dotAdd, mulAdd } from "./simd";
 
 /** Bytes from a quarter of w to the next, and of a widened group: 16 scales, 7 quarters. */
 export const QUARTER: usize = 1024;
@@ -44,12 +44,6 @@ const WIDE: usize = 64 + 7 * QUARTER;
 const TOUCHED: usize = 256, ZEROS: usize = 320, WIDENED: usize = ZEROS + 512, SPARE: usize = WIDENED + WIDE;
 /** Eights of rows of a pass. */
 const EIGHTS: i32 = 64;
-
-/** Rows that are in no eight: the first ones. */
-// @ts-ignore: decorator
-@inline export function singles(op: Matmul): i32 {
-  return max(op.M - (op.eights << 3), 0);
-}
 
 /** Bytes of each thread's scratch. */
 // @ts-ignore: decorator
@@ -68,10 +62,10 @@ const EIGHTS: i32 = 64;
 
 /** Eights e0 … e1 − 1 by outputs 16 p … 16 p + 15. `more`: the next 16 follow. */
 function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format: u32): void {
-  const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, first = singles(op) + (e0 << 3);
+  const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, first = singles(op.M, op.eights) + (e0 << 3);
   const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), groupBytes = panelBytes(format, GROUP), scaleStep = <usize>groups << 3;
   const other = toOther(op, p, bytes, format), pair: usize = format == Format.i4 ? bytes << 1 : bytes, panel = op.w + <usize>p * pair;
-  let x = op.x + <usize>singles(op) * (<usize>op.ldx << 1) + <usize>e0 * EIGHT;
+  let x = op.x + <usize>singles(op.M, op.eights) * (<usize>op.ldx << 1) + <usize>e0 * EIGHT;
   for (let g = 0, w = panel; g < groups; g++, w += groupBytes, x += <usize>(op.eights - (e1 - e0)) * EIGHT) {
     const left = op.K - g * GROUP, last = left <= GROUP;
     if (format == Format.i4) widenI4(op, w, w + other, min(left, GROUP), wide, scratch + SPARE);
@@ -150,13 +144,13 @@ function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usiz
     do {
       const va = v128.load(w), vb = v128.load(w, 16);
       let s = v128.load32_splat(x);
-      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(s, va)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(s, vb));
+      a0 = dotAdd(s, va, a0); b0 = dotAdd(s, vb, b0);
       s = v128.load32_splat(x, 4);
-      a1 = i32x4.add(a1, i32x4.dot_i16x8_s(s, va)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(s, vb));
+      a1 = dotAdd(s, va, a1); b1 = dotAdd(s, vb, b1);
       s = v128.load32_splat(x, 8);
-      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(s, va)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(s, vb));
+      a2 = dotAdd(s, va, a2); b2 = dotAdd(s, vb, b2);
       s = v128.load32_splat(x, 12);
-      a3 = i32x4.add(a3, i32x4.dot_i16x8_s(s, va)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(s, vb));
+      a3 = dotAdd(s, va, a3); b3 = dotAdd(s, vb, b3);
       x += 16; w += 32;
     } while (w < end);
     store<u8>(sums + TOUCHED, load<u8>(next + (other & -<usize>(product & 1)))); // a load whose value goes nowhere would be left out

@@ -18,6 +18,12 @@ import { Record } from "./record";
   return f32x4.add(c, f32x4.mul(a, b));
 }
 
+/** c and the sums of pairs of products of int16; nothing is rounded. */
+// @ts-ignore: decorator
+@inline export function dotAdd(a: v128, b: v128, c: v128): v128 {
+  return i32x4.add(c, i32x4.dot_i16x8_s(a, b));
+}
+
 /**
  * `value` in all lanes, made of the kind, of which nothing is left: V8 would build a literal anew at each use, in three instructions,
  * but keeps this on the stack while a loop has no register for it.
@@ -32,6 +38,12 @@ export function loadPart(p: usize, count: i32): v128 {
   if (count == 1) return v128.load32_zero(p);
   const v = v128.load64_zero(p);
   return count == 2 ? v : v128.load32_lane(p, v, 2, 8);
+}
+
+/** Four numbers at p, or the `left` (1 … 3) that there are. */
+// @ts-ignore: decorator
+@inline export function loadFour(p: usize, left: i32): v128 {
+  return left >= 4 ? v128.load(p) : loadPart(p, left);
 }
 
 /** Writes the first `count` (1 … 3) lanes to p. */
@@ -74,12 +86,14 @@ export function firstLanes(count: i32): v128 {
  */
 export function exp(x: v128): v128 {
   return expBy(
-    x, f32x4.splat(EXP_MAGIC), f32x4.splat(EXP_LOG2E), f32x4.splat(EXP_HIGH), f32x4.splat(EXP_LOW),
+    x, f32x4.splat(MAGIC), f32x4.splat(EXP_LOG2E), f32x4.splat(EXP_HIGH), f32x4.splat(EXP_LOW),
     f32x4.splat(EXP_4), f32x4.splat(EXP_3), f32x4.splat(EXP_2), f32x4.splat(EXP_1), f32x4.splat(EXP_0), f32x4.splat(1), f32x4.splat(EXP_LEAST),
   );
 }
 
-export const EXP_MAGIC: f32 = 12582912, EXP_LOG2E: f32 = 1.4426950216, EXP_LEAST: f32 = -87;
+/** 1.5 · 2²³: added to a number, it leaves the nearest whole one in the low bits. */
+export const MAGIC: f32 = 12582912;
+export const EXP_LOG2E: f32 = 1.4426950216, EXP_LEAST: f32 = -87;
 /** ln 2 in two parts, the first of 15 bits: its product with n is exact. */
 export const EXP_HIGH: f32 = 0.693145751953125, EXP_LOW: f32 = 1.428606765e-6;
 export const EXP_4: f32 = 0.00139506009872773, EXP_3: f32 = 0.008368953131139278, EXP_2: f32 = 0.04166620597243309, EXP_1: f32 = 0.166665181517601, EXP_0: f32 = 0.5;

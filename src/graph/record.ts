@@ -41,16 +41,18 @@ export function eightsOf(format: keyof typeof formats, rows: number): number {
   const least = format === "i8" ? 24 : format === "i4" ? 6 : Infinity;
   return rows < least ? 0 : Math.floor((rows + 3) / 8);
 }
+/** Rows that are in no eight: the first ones. */
+const singles = (rows: number, eights: number): number => Math.max(rows - 8 * eights, 0);
 /** Bytes in which a thread widens a matmul's weights once for all rows, or keeps sums. */
 export function scratchBytes(format: keyof typeof formats, rows: number, inputs: number): number {
   if (format === "f32" || (format === "f16" && rows > 8)) return SCRATCH;
   if (format !== "i8" && format !== "i4") return 0;
-  const eights = eightsOf(format, rows), singles = Math.max(rows - 8 * eights, 0);
-  return (eights && SCRATCH + 512 * Math.min(eights, 64)) + (format === "i4" ? 4 * singles * Math.ceil(inputs / SHARED) : 0);
+  const eights = eightsOf(format, rows);
+  return (eights && SCRATCH + 512 * Math.min(eights, 64)) + (format === "i4" ? 4 * singles(rows, eights) * Math.ceil(inputs / SHARED) : 0);
 }
 /** Bytes of `rows` int16 rows of which there are so many eights, `stride` numbers apart. */
 export const int16Bytes = (rows: number, columns: number, stride: number, eights: number) =>
-  2 * stride * Math.max(rows - 8 * eights, 0) + eights * Math.ceil(columns / GROUP) * EIGHT;
+  2 * stride * singles(rows, eights) + eights * Math.ceil(columns / GROUP) * EIGHT;
 /** Bytes of a thread's scratch for quantize, and for layernorm. */
 export const EIGHT_SCRATCH = 16 * GROUP + 64;
 /** What a limit is the limit of. */

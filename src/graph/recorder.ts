@@ -121,7 +121,7 @@ const TILES = 4, HEADS = 16;
 
 /** What one thread of an attention of `T` rows over `seen` needs (assembly/attention.ts). */
 function attentionScratch(T: number, seen: number, heads: number, headWidth: number, threads: number): number {
-  const rows = T === 1 ? 1 : 4, tile = rows * (4 * (Math.ceil(seen / 32) * 32 + 16) + 8 * Math.ceil(headWidth / 8) * 8 + 16);
+  const rows = T === 1 ? 1 : 4, tile = rows * (4 * (Math.ceil(seen / 32) * 32 + 16) + 8 * align8(headWidth) + 16);
   return align(64 + tile * Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads)));
 }
 
@@ -559,7 +559,7 @@ export class Recorder implements Graph {
   private quantized(x: Rows, size: 1 | 2, eights: number): Quantized {
     const made = this.whole.get(x) ?? [], known = made.find((one) => one.size === size && one.eights === eights);
     if (known) return known;
-    const stride = Math.ceil(x.columns / 8) * 8, groups = Math.ceil(x.columns / GROUP);
+    const stride = align8(x.columns), groups = Math.ceil(x.columns / GROUP);
     const norm = x.norm?.places.scales ? undefined : x.norm, first = norm?.index ?? this.operations.length;
     const numbers = { slot: this.slot(size === 2 ? int16Bytes(x.rows, x.columns, stride, eights) : x.rows * stride, first), offset: 0 };
     const scales = { slot: this.slot(Math.max(x.rows, 8 * eights) * groups * 8, first), offset: 0 };
