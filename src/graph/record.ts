@@ -156,6 +156,9 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
   }
 }
 
+/** Where in a list the word `name` of record `index` is, in bytes. */
+export const placeOf = (index: number, kind: Kind, name: string): number => index * RECORD_BYTES + 4 * (1 + written[kind].names.indexOf(name));
+
 /** Lets threads go on from record `index` to the next without waiting for each other. */
 export function goOn(view: DataView, index: number): void {
   view.setUint32(index * RECORD_BYTES + GOES_ON, 1, true);

@@ -9,7 +9,7 @@ import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import {
-  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, RECORD_BYTES, scratchBytes, strideOf,
+  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, strideOf,
   writeRecord,
 } from "./record.js";
 
@@ -75,11 +75,9 @@ interface Operation {
   readonly index: number;
   readonly fields: Record<string, number | Late>;
   readonly places: Record<string, Place>;
-  /** What is written, anew for every token. */
-  readonly words: Record<string, number>;
 }
 
-/** A number that is asked for whenever the records are written: it changes from token to token, and nothing else does. */
+/** A whole number that is asked for whenever the records are written: it changes from token to token, and nothing else does. */
 type Late = () => number;
 
 /** One set of cached or fresh keys and values for each sequence. */
@@ -111,8 +109,12 @@ interface Fresh extends KeysValues {
 /** Caches with the rows that this pass adds to each. */
 export class Batch implements Past {
   readonly rows: readonly number[];
-  constructor(readonly sequences: readonly { readonly cache: Cache; readonly rows: number }[]) {
+  /** `position` and `seen` are one for all layers, so that a pass that runs again asks them once. */
+  readonly sequences: readonly { readonly cache: Cache; readonly rows: number; readonly position: Late; readonly seen: Late }[];
+
+  constructor(sequences: readonly { readonly cache: Cache; readonly rows: number }[]) {
     this.rows = sequences.map((sequence) => sequence.rows);
+    this.sequences = sequences.map(({ cache, rows }) => ({ cache, rows, position: () => cache.length, seen: () => cache.length + rows }));
   }
 }
 
@@ -197,7 +199,8 @@ function apart(first: Operation, { kind, places }: Operation): boolean {
 
 export class Recorder implements Graph {
   private readonly operations: Operation[] = [];
-  private readonly late: Operation[] = [];
+  /** Where in the records each late number stands, in bytes. */
+  private readonly late = new Map<Late, number[]>();
   private readonly results: Slot[] = [];
   private readonly inputs: { slot: Slot; fill: (arena: number) => Uint8Array }[] = [];
   private readonly kept = new Map<string, Rows>();
@@ -301,9 +304,8 @@ export class Recorder implements Graph {
   append(past: Past, layer: number, k: Matrix, v: Matrix, asking = past.rows): KeysValues {
     let row = 0;
     const { sequences } = past as Batch, { headWidth } = sequences[0].cache.shape;
-    const parts = sequences.map(({ cache, rows }, i) => {
+    const parts = sequences.map(({ cache, rows, position, seen }, i) => {
       const table = { slot: undefined, offset: cache.table }, { format } = cache.shape;
-      const position = () => cache.length;
       for (const part of ["keys", "values"] as const) {
         const x = this.rows(part === "keys" ? k : v, row, row + rows) as Rows;
         this.record(
@@ -314,7 +316,7 @@ export class Recorder implements Graph {
       }
       row += rows;
       return {
-        rows: asking[i], seen: () => cache.length + rows, room: roomFor(cache.length + rows), causal: true, format, behind: {},
+        rows: asking[i], seen, room: roomFor(cache.length + rows), causal: true, format, behind: {},
         keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
       };
     });
@@ -461,7 +463,12 @@ export class Recorder implements Graph {
       arenaBytes, kept, count: this.operations.length,
       at: (arena, memory) => {
         for (const { slot, fill } of this.inputs) memory.write(arena + slot.address, fill(arena));
-        for (const operation of written === arena ? this.late : this.operations) this.write(view, operation, arena);
+        if (written !== arena) for (const operation of this.operations) this.write(view, operation, arena);
+        else
+          for (const [value, at] of this.late) {
+            const now = value();
+            for (const place of at) view.setInt32(place, now, true);
+          }
         written = arena;
         return records;
       },
@@ -496,7 +503,8 @@ export class Recorder implements Graph {
     return end;
   }
 
-  private write(view: DataView, { kind, index, fields, places, words }: Operation, arena: number): void {
+  private write(view: DataView, { kind, index, fields, places }: Operation, arena: number): void {
+    const words: Record<string, number> = {};
     for (const name in fields) {
       const value = fields[name];
       words[name] = typeof value === "number" ? value : value();
@@ -509,12 +517,14 @@ export class Recorder implements Graph {
   }
 
   private record(kind: Kind, fields: Operation["fields"], places: Record<string, Place>): Operation {
-    const index = this.operations.length, operation: Operation = { kind, index, fields, places, words: {} };
+    const index = this.operations.length, operation: Operation = { kind, index, fields, places };
     this.operations.push(operation);
     for (const name in fields) {
-      if (typeof fields[name] === "number") continue;
-      this.late.push(operation);
-      break;
+      const value = fields[name];
+      if (typeof value === "number") continue;
+      const at = this.late.get(value) ?? [];
+      this.late.set(value, at);
+      at.push(placeOf(index, kind, name));
     }
     for (const name in places) {
       const { slot } = places[name];
