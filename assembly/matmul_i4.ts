@@ -2,7 +2,7 @@
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 4 bits, x in int16 (quantize), each with a scale per GROUP inputs, w with
  * an int8 share of it per SHARED inputs. Threads take panels, two at a time.
  *
- * A panel of 8 outputs: for each group 8 f32 scales, 8 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [8 outputs][2] u16 of four
+ * A panel of 8 outputs: for each group 8 scales of 16 bits, 8 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [8 outputs][2] u16 of four
  * numbers + 8. What is in a u16 is multiplied where it stands. One row, one step, half of the outputs:
  *
  *                      n0    n1    n2    n3
@@ -21,7 +21,7 @@
  */
 import { finish, keep } from "./epilogue";
 import { scaled, SEVERAL } from "./matmul_i8";
-import { I4_GROUP, panelBytes, shareBytes } from "./pack";
+import { fourScales, I4_GROUP, panelBytes, SCALES, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED, singles } from "./record";
 import { eights, quarters, scratchOf } from "./rows_i16";
 import { take, takenTo } from "./share";
@@ -76,7 +76,7 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
   let A = f32x4.splat(0), B = A;
   for (let left = op.K; left > 0; left -= GROUP) {
     const scales = w, inputs = min(left, GROUP);
-    let shares = w + 32, a = i32x4.splat(0), b = a;
+    let shares = w + SCALES, a = i32x4.splat(0), b = a;
     w = shares + shareBytes(inputs);
     for (const end = x + (<usize>inputs << 1); x < end; ) {
       let a0 = v128.load32_splat(sums), b0 = a0, a1 = i32x4.splat(0), a2 = a1, b1 = a1, b2 = a1;
@@ -102,8 +102,8 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
       a = i32x4.add(a, i32x4.mul(whole(a0, a1, a2), i32x4.extend_low_i16x8_s(s)));
       b = i32x4.add(b, i32x4.mul(whole(b0, b1, b2), i32x4.extend_high_i16x8_s(s)));
     }
-    A = scaled(A, a, v128.load(scales), xScale);
-    B = scaled(B, b, v128.load(scales, 16), xScale);
+    A = scaled(A, a, fourScales(scales), xScale);
+    B = scaled(B, b, fourScales(scales + 8), xScale);
     xScale += 8;
   }
   keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
@@ -118,18 +118,18 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
 
 /** Of 16 outputs, whose groups are at a and b, `inputs` of them, share · number in int16. */
 export function widenGroup(op: Matmul, a: usize, b: usize, inputs: i32, wide: usize, spare: usize): void {
-  const steps: usize = 32 + shareBytes(inputs);
+  const steps: usize = SCALES + shareBytes(inputs);
   if (inputs < GROUP) {
     // what lies behind them is multiplied by zeros, and being shares and numbers no larger than 2 · 504
     const bytes: usize = steps + <usize>((inputs + 7) >> 3) * 32;
     memory.copy(spare, a, bytes); memory.copy(spare + I4_GROUP, b, bytes);
     a = spare; b = spare + I4_GROUP;
   }
-  v128.store(wide, v128.load(a)); v128.store(wide, v128.load(a, 16), 16); v128.store(wide, v128.load(b), 32); v128.store(wide, v128.load(b, 16), 48);
+  v128.store(wide, fourScales(a)); v128.store(wide, fourScales(a + 8), 16); v128.store(wide, fourScales(b), 32); v128.store(wide, fourScales(b + 8), 48);
   wide += 64;
   for (let k: usize = 0; k < 256; k += 128, wide += 512) {
     // of 32 inputs and those 64 further
-    widenShares(op, a + steps + k, b + steps + k, a + 32 + (k >> 4), b + 32 + (k >> 4), wide);
+    widenShares(op, a + steps + k, b + steps + k, a + SCALES + (k >> 4), b + SCALES + (k >> 4), wide);
   }
 }
 

@@ -2,7 +2,7 @@
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in int8, x in int16 (quantize), each with a scale per GROUP inputs.
  * Threads take panels. Rows in eights: rows_i16.ts.
  *
- * A panel of 16 outputs: for each group 16 f32 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs] lanes of 16 bits. A lane has an output's number
+ * A panel of 16 outputs: for each group 16 scales of 16 bits, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs] lanes of 16 bits. A lane has an output's number
  * + 128 in its low byte and that of the output four further in its high byte: 256 v + u + 128, multiplied as it is. One step:
  *
  *                        n0 n1 n2 n3   n4 n5 n6 n7   n8 … n11     n12 … n15
@@ -23,7 +23,7 @@
  *     rows 0, 1  ─► panels 16 … 31
  */
 import { finish, keep } from "./epilogue";
-import { I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
+import { fourScales, I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { Format, GROUP, Matmul, singles } from "./record";
 import { eights } from "./rows_i16";
 import { take, takenTo } from "./share";
@@ -106,7 +106,7 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
       x0 += 4; w += I8_STEP;
       if (rows > 1) x1 += 4;
     } while (x0 < end);
-    const wa = v128.load(wScales), wb = v128.load(wScales, 16), wc = v128.load(wScales, 32), wd = v128.load(wScales, 48);
+    const wa = fourScales(wScales), wb = fourScales(wScales + 8), wc = fourScales(wScales + 16), wd = fourScales(wScales + 24);
     A0 = scaled(A0, low(a0, b0), wa, s0); B0 = scaled(B0, b0, wb, s0); C0 = scaled(C0, low(c0, d0), wc, s0); D0 = scaled(D0, d0, wd, s0);
     s0 += 8;
     if (rows > 1) {

@@ -3,7 +3,7 @@
  * Threads share panels. For machines where the relaxed dot is one instruction. Elsewhere it is 1.05 times as fast as matmul_i8 with
  * relaxed SIMD (one row in cache: 1.7), 0.62 times without (bench/RESULTS.md).
  *
- * A panel of 8 outputs: for each group 8 f32 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes, w + 64: 1 … 127. One step:
+ * A panel of 8 outputs: for each group 8 scales of 16 bits, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes, w + 64: 1 … 127. One step:
  *
  *                        n0 n1 n2 n3   n4 n5 n6 n7
  *                      ┌─────────────┬─────────────┐  w: 2 vectors of 4 outputs × 4 inputs
@@ -19,7 +19,7 @@
  */
 import { finish, keep } from "./epilogue";
 import { scaled } from "./matmul_i8";
-import { panelBytes } from "./pack";
+import { fourScales, panelBytes, SCALES } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
 import { rowsOfPass, share } from "./share";
 
@@ -106,8 +106,8 @@ function inHalves(op: Matmul, t: i32, n: i32): void {
   let A0 = f32x4.splat(0), A1 = A0, A2 = A0, A3 = A0, B0 = A0, B1 = A0, B2 = A0, B3 = A0;
   const ones = i16x8.splat(<i16>(op.K > 0)); // no literal, which V8 would make anew for every use
   for (let left = op.K; left > 0; left -= GROUP) {
-    const wScaleA = v128.load(w), wScaleB = v128.load(w, 16);
-    w += 32;
+    const wScaleA = fourScales(w), wScaleB = fourScales(w + 8);
+    w += SCALES;
     let a0 = v128.load32_splat(s0, 4), b0 = a0, a1 = a0, a2 = a0, a3 = a0, b1 = a0, b2 = a0, b3 = a0, p1 = a0, p2 = a0, p3 = a0;
     if (rows > 1) { a1 = v128.load32_splat(s1, 4); b1 = a1; }
     if (rows > 2) { a2 = v128.load32_splat(s2, 4); b2 = a2; }

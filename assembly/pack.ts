@@ -3,7 +3,7 @@
  * The same bits as src/weights/quant.ts, where the formats are described. Threads share panels (rows for Format.rows).
  */
 import { halves, toHalves } from "./half";
-import { inverseOf, nearest, scaleOf } from "./quantize";
+import { nearest, scaleOf } from "./quantize";
 import { Format, GROUP, Pack, SHARED, Type } from "./record";
 import { share } from "./share";
 import { largest, loadPart, mulAdd, storePart, sum } from "./simd";
@@ -34,13 +34,33 @@ export function panelBytes(format: u32, K: i32): usize {
   if (format == Format.f32) return <usize>K << 5;
   if (format == Format.f16) return <usize>K << 4;
   const rest = K % GROUP;
-  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? 32 + shareBytes(rest) + <usize>((rest + 7) >> 3) * 32 : 0);
-  if (format == Format.w8a8) return <usize>(K / GROUP) * (32 + GROUP * 8) + (rest ? 32 + <usize>((rest + 3) >> 2) * 32 : 0);
+  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? SCALES + shareBytes(rest) + <usize>((rest + 7) >> 3) * 32 : 0);
+  if (format == Format.w8a8) return <usize>(K / GROUP) * W8A8_GROUP + (rest ? SCALES + <usize>((rest + 3) >> 2) * 32 : 0);
   return <usize>(K / GROUP) * I8_GROUP + (rest ? I8_SCALES + <usize>((rest + 1) >> 1) * I8_STEP : 0);
 }
 
+/** Bytes of a group's scales of 8 outputs. */
+export const SCALES: usize = 16;
+
+/** Four of them as f32: 16 bits that stand where an f32 has them. */
+// @ts-ignore: decorator
+@inline export function fourScales(p: usize): v128 {
+  return i32x4.shl(v128.load16x4_u(p), 15);
+}
+
+// @ts-ignore: decorator
+@inline export function scaleAt(p: usize): f32 {
+  return reinterpret<f32>(<u32>load<u16>(p) << 15);
+}
+
+/** Puts the scale to p with which ±limit stands for `top`, to the nearest of 16 bits, and returns what it is now. */
+function putScale(p: usize, top: f32, limit: f32): f32 {
+  store<u16>(p, (reinterpret<u32>(scaleOf(top, limit)) + 0x4000) >> 15);
+  return scaleAt(p);
+}
+
 /** Outputs of a panel of int8, bytes of a group's scales, of two inputs and of a whole group. */
-export const I8_OUTPUTS: i32 = 16, I8_SCALES: usize = 64, I8_STEP: usize = 32, I8_GROUP: usize = I8_SCALES + <usize>(GROUP >> 1) * I8_STEP;
+export const I8_OUTPUTS: i32 = 16, I8_SCALES: usize = 2 * SCALES, I8_STEP: usize = 32, I8_GROUP: usize = I8_SCALES + <usize>(GROUP >> 1) * I8_STEP;
 
 /** Where in a step of int8 the first input of an output lies; the second is two bytes further. */
 // @ts-ignore: decorator
@@ -54,8 +74,8 @@ export const I8_OUTPUTS: i32 = 16, I8_SCALES: usize = 64, I8_STEP: usize = 32, I
   return lane & 4 ? 0 : 128;
 }
 
-/** Bytes of a whole group of 8 outputs in 4 bits. */
-export const I4_GROUP: usize = 32 + (GROUP / SHARED) * 8 + GROUP * 4;
+/** Bytes of a whole group of 8 outputs in 7 bits, and in 4. */
+export const W8A8_GROUP: usize = SCALES + GROUP * 8, I4_GROUP: usize = SCALES + (GROUP / SHARED) * 8 + GROUP * 4;
 
 /** Bytes of the shares of a 4-bit group's inputs. */
 export function shareBytes(inputs: i32): usize {
@@ -120,14 +140,18 @@ function lane_f16(op: Pack, src: usize, dst: usize): void {
   }
 }
 
+/** 1 / scale. Its product with a number of the group is at most limit · (1 + 2⁻⁹), which rounds to ±limit. */
+function inverseOf(scale: f32): f32 {
+  return scale == 0 ? 0 : <f32>1 / scale;
+}
+
 function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
   const offset = i32x4.splat(offsetOfI8(lane));
   for (let from = 0; from < op.K; from += GROUP, group += I8_GROUP) {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
-    const top = largest(size), inverse = f32x4.splat(inverseOf(top, 127));
-    store<f32>(group + (<usize>lane << 2), scaleOf(top, 127));
+    const inverse = f32x4.splat(inverseOf(putScale(group + (<usize>lane << 1), largest(size), 127)));
     let dst = group + I8_SCALES + laneOfI8(lane);
     for (let k = from; k < to; k += 4, dst += 2 * I8_STEP) {
       const v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), offset);
@@ -144,9 +168,8 @@ function lane_i4(op: Pack, src: usize, group: usize, lane: i32): void {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
-    const scale = scaleOf(largest(size), 472.5); // 7.5 · 63
-    store<f32>(group + (<usize>lane << 2), scale);
-    let shares = group + 32 + lane, dst = group + 32 + shareBytes(to - from) + (<usize>lane << 2);
+    const scale = putScale(group + (<usize>lane << 1), largest(size), 472.5); // 7.5 · 63
+    let shares = group + SCALES + lane, dst = group + SCALES + shareBytes(to - from) + (<usize>lane << 2);
     for (let k = from; k < to; k += SHARED, shares += 8) {
       const end = min(k + SHARED, to), share = bestShare(op, src, k, end, scale);
       store<i8>(shares, share);
@@ -218,13 +241,12 @@ function fourOrNone(op: Pack, src: usize, k: i32, end: i32): v128 {
 }
 
 function lane_w8a8(op: Pack, src: usize, group: usize, lane: i32): void {
-  for (let from = 0; from < op.K; from += GROUP, group += 32 + GROUP * 8) {
+  for (let from = 0; from < op.K; from += GROUP, group += W8A8_GROUP) {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
-    const top = largest(size), inverse = f32x4.splat(inverseOf(top, 63));
-    store<f32>(group + (<usize>lane << 2), scaleOf(top, 63));
-    let dst = group + 32 + (<usize>lane << 2);
+    const inverse = f32x4.splat(inverseOf(putScale(group + (<usize>lane << 1), largest(size), 63)));
+    let dst = group + SCALES + (<usize>lane << 2);
     for (let k = from; k < to; k += 4, dst += 32) {
       let v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), i32x4.splat(64));
       v = i16x8.narrow_i32x4_s(v, v);

@@ -33,11 +33,11 @@
  */
 import { finish, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
-import { I8_SCALES, I8_STEP, panelBytes } from "./pack";
+import { fourScales, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { EIGHT, Format, GROUP, Matmul, SCRATCH, singles } from "./record";
 import { dotAdd, mulAdd } from "./simd";
 
-/** Bytes from a quarter of w to the next, and of a widened group: 16 scales, 7 quarters. */
+/** Bytes from a quarter of w to the next, and of a widened group: 16 scales as f32, 7 quarters. */
 export const QUARTER: usize = 1024;
 const WIDE: usize = 64 + 7 * QUARTER;
 /** A thread's scratch: two quarters of sums, a word that no one reads, zeros that totals begin with, a widened group, one that is not whole, totals. */
@@ -100,8 +100,8 @@ function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize
     memory.copy(spare, from, I8_SCALES + <usize>((inputs + 1) >> 1) * I8_STEP);
     from = spare;
   }
-  for (let i: usize = 0; i < I8_SCALES; i += 16) v128.store(wide + i, v128.load(from + i));
-  from += I8_SCALES; wide += I8_SCALES;
+  for (let i: usize = 0; i < I8_SCALES; i += 8) v128.store(wide + 2 * i, fourScales(from + i));
+  from += I8_SCALES; wide += 2 * I8_SCALES;
   for (const end = from + QUARTER; from < end; from += I8_STEP, wide += 32) {
     const a = v128.load(from), b = v128.load(from, 16), c = v128.load(from, 1024), d = v128.load(from, 1040);
     quarters(

@@ -1,11 +1,11 @@
 /** Compares a pack (weights/packs.ts) with the checkpoint that it was made of: every hash, and every number against what rounding may do to it. */
 import { createHash, type Hash } from "node:crypto";
 import { Kosmos2Error } from "../errors.js";
-import { GROUP, SHARED } from "../graph/record.js";
+import { GROUP } from "../graph/record.js";
 import { Kosmos2Config } from "../model/config.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { findPacked, packInfo, sourceLine, type PackInfo } from "../weights/packs.js";
-import { fromBF16, fromF16, type Grouped, isGrouped, offsetOf, panelBytes, panelOf, placeByte, type Format } from "../weights/quant.js";
+import { fromBF16, fromF16, type Grouped, isGrouped, offsetOf, panelBytes, panelOf, placeByte, placeI4, scaleAt, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { embedTokens, findTensors, type FoundTensor } from "../weights/tensors.js";
 
@@ -167,8 +167,8 @@ class Difference {
     for (let from = 0; from < K; from += GROUP) {
       const count = Math.min(GROUP, K - from), group = panelBytes(format, from);
       for (let lane = 0; lane < lanes; lane++) {
-        // half a step, and what rounding scale and quotient may add to it: 127 · 3 · 2⁻²⁴ of a step
-        const scale = panel.getFloat32(group + lane * 4, true), limit = scale * 0.50003 + 2 ** -100, offset = offsetOf(format, lane);
+        // half a step, and what rounding the inverse and the product may add to it: 127.25 · 2 · 2⁻²⁴ of a step
+        const scale = scaleAt(panel, group, lane), limit = scale * 0.50003 + 2 ** -100, offset = offsetOf(format, lane);
         for (let k = 0; k < count; k++)
           this.#one(w[lane * K + from + k], scale * (((panel.getInt8(group + placeByte(format, k, lane)) - offset) << 24) >> 24), limit);
       }
@@ -176,18 +176,17 @@ class Difference {
   }
 
   #i4(panel: DataView, w: Float32Array, lanes: number, K: number): void {
-    for (let from = 0, group = 0; from < K; from += GROUP) {
-      const count = Math.min(GROUP, K - from), numbers = group + 32 + Math.ceil(count / SHARED) * 8;
+    for (let from = 0; from < K; from += GROUP) {
+      const count = Math.min(GROUP, K - from), group = panelBytes("i4", from);
       for (let lane = 0; lane < lanes; lane++) {
-        const scale = panel.getFloat32(group + lane * 4, true);
+        const scale = scaleAt(panel, group, lane);
         for (let k = 0; k < count; k++) {
-          const step = Math.fround(scale * panel.getInt8(group + 32 + Math.floor(k / SHARED) * 8 + lane)), wanted = w[lane * K + from + k];
-          const number = ((panel.getUint16(numbers + (k >> 3) * 32 + lane * 4 + (k & 1) * 2, true) >> (((k >> 1) & 3) * 4)) & 15) - 8;
+          const { share, bits, shift } = placeI4(k, count, lane), step = Math.fround(scale * panel.getInt8(group + share)), wanted = w[lane * K + from + k];
+          const number = ((panel.getUint16(group + bits, true) >> shift) & 15) - 8;
           // half a step, or how far a number is beyond the last one; none where there is no step
           this.#one(wanted, step * number, (step === 0 ? 0 : Math.max(Math.abs(step) * 0.50001, wanted * Math.sign(step) - 7 * Math.abs(step), -wanted * Math.sign(step) - 8 * Math.abs(step)) * 1.000001) + 2 ** -100);
         }
       }
-      group = numbers + Math.ceil(count / 8) * 32;
     }
   }
 

@@ -6,13 +6,16 @@
  *
  *   f32   [K][8] f32
  *   f16   [K][8] IEEE halves, rounded to nearest even; 65520 and more become infinite, which the loader refuses
- *   i8    for each GROUP inputs: 16 f32 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs][2] bytes: output n of an 8 beside n + 4.
+ *   i8    for each GROUP inputs: 16 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs][2] bytes: output n of an 8 beside n + 4.
  *         w = scale · number, −127 … 127. Of the first one the byte is number + 128, of the second number. Behind an odd last input there is 0
- *   i4    for each GROUP inputs: 8 f32 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
+ *   i4    for each GROUP inputs: 8 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
  *         [8 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
  *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 8191 · 128 < 2³¹
- *   w8a8  for each GROUP inputs: 8 f32 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
+ *   w8a8  for each GROUP inputs: 8 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
  *         w = scale · (byte − 64). Behind the last input there is 64
+ *
+ * A scale is a u16, bits 30 … 15 of an f32: no sign, 8 bits of exponent, 8 of fraction. What it is for is rounded to the nearest, at most
+ * 2⁻⁹ of it away, so that the largest number of a group is still ±limit: 127 · (1 + 2⁻⁹) < 127.5.
  *
  * Everything is in the byte order of wasm: little-endian.
  */
@@ -32,6 +35,9 @@ export const panelOf = (format: Format): number => (format === "i8" ? 16 : 8);
 /** The largest share. */
 const SHARES = 63;
 
+/** Bytes of a scale. */
+const SCALE = 2;
+
 /** Below this a group counts as zeros: 127 / largest would not be finite. */
 const NOTHING = 2 ** -100;
 
@@ -44,9 +50,9 @@ export function panelBytes(format: Format, K: number): number {
 
 function groupBytes(format: Grouped | "i4", inputs: number): number {
   const outputs = panelOf(format);
-  if (format === "i4") return outputs * 4 + Math.ceil(inputs / SHARED) * outputs + Math.ceil(inputs / 8) * outputs * 4;
+  if (format === "i4") return outputs * SCALE + Math.ceil(inputs / SHARED) * outputs + Math.ceil(inputs / 8) * outputs * 4;
   const { step } = grouped[format];
-  return outputs * 4 + Math.ceil(inputs / step) * step * outputs;
+  return outputs * SCALE + Math.ceil(inputs / step) * step * outputs;
 }
 
 /** Bytes of a packed weight [N, K]. */
@@ -75,12 +81,12 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (isGrouped(format)) {
     groups(format, N, K, (n, from, to, group, lane) => {
-      const scale = view.getFloat32(group + lane * 4, true), offset = offsetOf(format, lane);
+      const scale = scaleAt(view, group, lane), offset = offsetOf(format, lane);
       for (let k = from; k < to; k++) w[n * K + k] = scale * (((view.getInt8(group + placeByte(format, k - from, lane)) - offset) << 24) >> 24);
     });
   } else if (format === "i4") {
     groups("i4", N, K, (n, from, to, group, lane) => {
-      const scale = view.getFloat32(group + lane * 4, true);
+      const scale = scaleAt(view, group, lane);
       for (let k = from; k < to; k++) {
         const { share, bits, shift } = placeI4(k - from, to - from, lane);
         w[n * K + k] = Math.fround(scale * view.getInt8(group + share)) * (((view.getUint16(group + bits, true) >> shift) & 15) - 8);
@@ -108,7 +114,7 @@ export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: 
     groups(format, panelOf(format), K, (n, from, to, group) => {
       if (n !== lane) return;
       const inputs = to - from;
-      clear(group + lane * 4, 4);
+      clear(group + lane * SCALE, SCALE);
       if (isGrouped(format)) for (let k = 0; k < inputs; k++) clear(group + placeByte(format, k, lane), 1, offsetOf(format, lane));
       else
         for (let k = 0; k < inputs; k += 2) {
@@ -138,8 +144,8 @@ function groups(format: Grouped | "i4", N: number, K: number, use: (n: number, f
 
 /** Where in an i8 or w8a8 group its input i lies. */
 export function placeByte(format: Grouped, i: number, lane: number): number {
-  if (format === "i8") return 64 + (i >> 1) * 32 + (lane >> 3) * 16 + (lane & 3) * 4 + (i & 1) * 2 + ((lane >> 2) & 1);
-  return 32 + (i >> 2) * 32 + lane * 4 + (i & 3);
+  if (format === "i8") return 16 * SCALE + (i >> 1) * 32 + (lane >> 3) * 16 + (lane & 3) * 4 + (i & 1) * 2 + ((lane >> 2) & 1);
+  return 8 * SCALE + (i >> 2) * 32 + lane * 4 + (i & 3);
 }
 
 /** What is added to the numbers of an output; a byte keeps the lowest 8 bits of it. */
@@ -149,17 +155,30 @@ export function offsetOf(format: Grouped, lane: number): number {
 }
 
 /** Where in an i4 group of so many inputs the share of input i lies, and the u16 that has its number `shift` bits up. */
-function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
-  const share = 32 + Math.floor(i / SHARED) * 8 + lane;
-  const bits = 32 + Math.ceil(inputs / SHARED) * 8 + (i >> 3) * 32 + lane * 4 + (i & 1) * 2;
+export function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
+  const share = 8 * SCALE + Math.floor(i / SHARED) * 8 + lane;
+  const bits = 8 * SCALE + Math.ceil(inputs / SHARED) * 8 + (i >> 3) * 32 + lane * 4 + (i & 1) * 2;
   return { share, bits, shift: ((i >> 1) & 3) * 4 };
+}
+
+/** The scale of a lane of the group that begins at `group`. */
+export function scaleAt(view: DataView, group: number, lane: number): number {
+  bits[0] = view.getUint16(group + lane * SCALE, true) << 15;
+  return float[0];
+}
+
+/** Puts it there, rounded, and returns what it is now. */
+function putScale(view: DataView, group: number, lane: number, scale: number): number {
+  float[0] = scale;
+  view.setUint16(group + lane * SCALE, (bits[0] + 0x4000) >>> 15, true);
+  return scaleAt(view, group, lane);
 }
 
 function packBytes(format: Grouped, view: DataView, w: Float32Array, N: number, K: number): void {
   const { step, limit } = grouped[format];
   groups(format, N, K, (n, from, to, group, lane) => {
-    const { scale, inverse } = scaleOf(w.subarray(n * K + from, n * K + to), limit), offset = offsetOf(format, lane);
-    view.setFloat32(group + lane * 4, scale, true);
+    const scale = putScale(view, group, lane, scaleOf(w.subarray(n * K + from, n * K + to), limit).scale), offset = offsetOf(format, lane);
+    const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
     for (let k = from; k < to; k++) view.setInt8(group + placeByte(format, k - from, lane), roundEven(Math.fround(w[n * K + k] * inverse)) + offset);
     for (let i = to - from; i % step !== 0; i++) view.setInt8(group + placeByte(format, i, lane), offset);
   });
@@ -167,8 +186,7 @@ function packBytes(format: Grouped, view: DataView, w: Float32Array, N: number, 
 
 function packI4(view: DataView, w: Float32Array, N: number, K: number): void {
   groups("i4", N, K, (n, from, to, group, lane) => {
-    const { scale } = scaleOf(w.subarray(n * K + from, n * K + to), 7.5 * SHARES);
-    view.setFloat32(group + lane * 4, scale, true);
+    const scale = putScale(view, group, lane, scaleOf(w.subarray(n * K + from, n * K + to), 7.5 * SHARES).scale);
     for (let first = from; first < to; first += SHARED) {
       const some = w.subarray(n * K + first, n * K + Math.min(first + SHARED, to));
       const share = bestShare(some, scale), numbers = nearestI4(some, Math.fround(scale * share)).numbers;

@@ -207,6 +207,8 @@ for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32",
     for (const [N, K] of [[1, 1], [8, 128], [19, 131], [24, 37], [9, 262]] as const) {
       const values = random(N * K, N, type === "F16" ? 1 : 3);
       values[0] = 1e-6; // subnormal as f16
+      // rows far below and above others, where scales have other exponents
+      if (type !== "F16") values.forEach((value, i) => { if (Math.floor(i / K) % 3 === 1) values[i] = value * (Math.floor(i / K) % 2 ? 2 ** -98 : 2 ** 120); });
       const halves = Uint16Array.from(values, (v) => (type === "F16" ? toF16(v) : new Uint32Array(Float32Array.of(v).buffer)[0] >>> 16));
       const exact = type === "F32" ? values : Float32Array.from(halves, type === "F16" ? fromF16 : fromBF16);
       const raw = type === "F32" ? new Uint8Array(values.buffer) : new Uint8Array(halves.buffer);

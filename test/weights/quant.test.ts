@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { clearOutput, fromBF16, fromF16, pack, packedBytes, panelBytes, panelOf, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
+import { clearOutput, fromBF16, fromF16, offsetOf, pack, packedBytes, panelBytes, panelOf, placeByte, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 
 test("toF16 gives every half back, and halfway numbers go to the even neighbour", () => {
@@ -18,11 +18,11 @@ test("toF16 gives every half back, and halfway numbers go to the even neighbour"
 test("fromBF16 is the upper half of an f32", () => assert.deepEqual([0x3f80, 0xc000, 0].map(fromBF16), [1, -2, 0]));
 
 test("panelBytes and packedBytes count padded outputs, in i8, i4 and w8a8 the scales and shares, and a last step's inputs that are not there", () => {
-  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [576, 576 + 32 + 8 + 32, 2 * 576 + 32 + 16 + 5 * 32]);
+  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [560, 560 + 16 + 8 + 32, 2 * 560 + 16 + 16 + 5 * 32]);
   assert.deepEqual([panelBytes("f32", 37), panelBytes("f16", 37), panelBytes("i8", 128), panelBytes("i8", 131)],
-    [37 * 32, 37 * 16, 64 + 64 * 32, 64 + 64 * 32 + 64 + 2 * 32]);
-  assert.deepEqual([panelBytes("w8a8", 128), panelBytes("w8a8", 133)], [32 + 32 * 32, 32 + 32 * 32 + 32 + 2 * 32]);
-  assert.deepEqual([packedBytes("i8", 9, 5), packedBytes("i8", 17, 5), packedBytes("w8a8", 9, 5)], [64 + 3 * 32, 2 * (64 + 3 * 32), 2 * (32 + 2 * 32)]);
+    [37 * 32, 37 * 16, 32 + 64 * 32, 32 + 64 * 32 + 32 + 2 * 32]);
+  assert.deepEqual([panelBytes("w8a8", 128), panelBytes("w8a8", 133)], [16 + 32 * 32, 16 + 32 * 32 + 16 + 2 * 32]);
+  assert.deepEqual([packedBytes("i8", 9, 5), packedBytes("i8", 17, 5), packedBytes("w8a8", 9, 5)], [32 + 3 * 32, 2 * (32 + 3 * 32), 2 * (16 + 2 * 32)]);
 });
 
 for (const [N, K] of [[1, 1], [37, 131], [8, 256]] as const) {
@@ -32,20 +32,31 @@ for (const [N, K] of [[1, 1], [37, 131], [8, 256]] as const) {
     const f16 = unpack("f16", pack("f16", w, N, K), N, K), i8 = unpack("i8", pack("i8", w, N, K), N, K), w8a8 = unpack("w8a8", pack("w8a8", w, N, K), N, K);
     w.forEach((value, i) => {
       assert.ok(Math.abs(f16[i]! - value) <= Math.max(2 ** -25, Math.abs(value) * 2 ** -11));
-      assert.ok(Math.abs(i8[i]! - value) <= 0.5001 / 127); // largest of a group ≤ 1
-      assert.ok(Math.abs(w8a8[i]! - value) <= 0.5001 / 63);
+      assert.ok(Math.abs(i8[i]! - value) <= 0.5011 / 127); // largest of a group ≤ 1, a scale at most 2⁻⁹ more
+      assert.ok(Math.abs(w8a8[i]! - value) <= 0.5011 / 63);
     });
   });
 }
 
 test("pack in i8 makes a group's largest number ±127, and zeros of a group of zeros and behind the last input: 128 more in low bytes", () => {
   const N = 16, K = 257, w = Float32Array.from({ length: N * K }, (_, i) => (i % K < 128 ? ((i % K) - 64) / 640 : i % K < 256 ? 0 : 7));
-  const bytes = pack("i8", w, N, K), group = 64 + 64 * 32, lanes = (at: number) => [...new Int16Array(bytes.buffer, at, 16)];
+  const bytes = pack("i8", w, N, K), group = 32 + 64 * 32, lanes = (at: number) => [...new Int16Array(bytes.buffer, at, 16)];
   const inputs = (first: number, second: number) => Array.from({ length: 16 }, (_, lane) => 257 * (lane % 2 ? second : first) + 128);
-  assert.deepEqual(lanes(64), inputs(-127, -125));
-  assert.deepEqual(lanes(64 + 32 * 32), inputs(0, 2));
-  for (let step = 0; step < 64; step++) assert.deepEqual(lanes(group + 64 + step * 32), inputs(0, 0));
-  assert.deepEqual(lanes(2 * group + 64), inputs(127, 0));
+  assert.deepEqual(lanes(32), inputs(-127, -125));
+  assert.deepEqual(lanes(32 + 32 * 32), inputs(0, 2));
+  for (let step = 0; step < 64; step++) assert.deepEqual(lanes(group + 32 + step * 32), inputs(0, 0));
+  assert.deepEqual(lanes(2 * group + 32), inputs(127, 0));
+});
+
+test("a scale is the nearest of 16 bits, with which a group's largest number is ±limit whatever it is, from 2⁻¹⁰⁰ to the largest there is", () => {
+  const most = 2 ** 128 - 2 ** 104, tops = Array.from({ length: 4096 }, (_, i) => 2 ** (i % 2 ? 126 : -100) * (1 + i / 4096));
+  for (const top of [...tops, 2 ** -100, most, most * (1 - 2 ** -9)]) for (const [format, limit] of [["i8", 127], ["w8a8", 63]] as const) {
+    const bytes = pack(format, Float32Array.of(top, -top), 1, 2), [found, other] = unpack(format, bytes, 1, 2), view = new DataView(bytes.buffer);
+    assert.ok(Math.abs(found! / top - 1) <= 2 ** -9 * 1.00001 && other === -found!, `${format}: ${top} became ${found}`);
+    const numbers = [0, 1].map((k) => view.getUint8(placeByte(format, k, 0)) - offsetOf(format, 0));
+    assert.deepEqual(numbers, [limit, -limit], `${format}, ${top}`);
+  }
+  for (const format of ["i8", "i4", "w8a8"] as const) assert.ok(unpack(format, pack(format, Float32Array.of(2 ** -101, -(2 ** -101)), 1, 2), 1, 2).every((x) => x === 0));
 });
 
 test("i8 puts an output and the one four further into a lane of 16 bits, inputs side by side", () => {
@@ -53,7 +64,7 @@ test("i8 puts an output and the one four further into a lane of 16 bits, inputs 
     const w = new Float32Array(16 * 128), lane = (n >> 3) * 8 + (n % 4) * 2;
     w[n * 128] = 1;
     w[n * 128 + 1] = -1;
-    const lanes = new Int16Array(pack("i8", w, 16, 128).buffer, 64, 16), times = n % 8 < 4 ? 1 : 256;
+    const lanes = new Int16Array(pack("i8", w, 16, 128).buffer, 32, 16), times = n % 8 < 4 ? 1 : 256;
     assert.deepEqual([...lanes], Array.from({ length: 16 }, (_, i) => 128 + (i === lane ? 127 : i === lane + 1 ? -127 : 0) * times));
   }
 });
@@ -95,11 +106,11 @@ for (const format of ["f32", "f16", "i8", "i4", "w8a8"] as const) test(`clearOut
 
 test("pack in w8a8 makes bytes 1 … 127: 64 of zero, of a group of zeros and behind the last input", () => {
   const w = Float32Array.from({ length: 257 }, (_, k) => (k < 128 ? (k - 64) / 640 : k < 256 ? 0 : 7));
-  const bytes = pack("w8a8", w, 1, 257), group = 32 + 128 * 8, outputs = (at: number, count: number) => [...bytes.subarray(at, at + count)];
-  assert.deepEqual(outputs(32, 4), [1, 2, 3, 4], "one output has 4 inputs side by side");
-  assert.deepEqual(outputs(32 + 16 * 32, 4), [64, 65, 66, 67]);
-  for (let step = 0; step < 32; step++) assert.deepEqual(outputs(group + 32 + step * 32, 4), [64, 64, 64, 64]);
-  assert.deepEqual(outputs(2 * group + 32, 4), [127, 64, 64, 64]);
+  const bytes = pack("w8a8", w, 1, 257), group = 16 + 128 * 8, outputs = (at: number, count: number) => [...bytes.subarray(at, at + count)];
+  assert.deepEqual(outputs(16, 4), [1, 2, 3, 4], "one output has 4 inputs side by side");
+  assert.deepEqual(outputs(16 + 16 * 32, 4), [64, 65, 66, 67]);
+  for (let step = 0; step < 32; step++) assert.deepEqual(outputs(group + 16 + step * 32, 4), [64, 64, 64, 64]);
+  assert.deepEqual(outputs(2 * group + 16, 4), [127, 64, 64, 64]);
 });
 
 for (const [name, make, bits, times] of [["quantize", quantize, 13, 128], ["quantizeI8", quantizeI8, 7, 64]] as const) test(`${name} keeps ${bits} bits of a group's largest number, zeroes the padding, and has beside a scale what ${times} times the group adds to a sum`, () => {
