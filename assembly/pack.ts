@@ -53,9 +53,9 @@ export const SCALES: usize = 16;
   return reinterpret<f32>(<u32>load<u16>(p) << 15);
 }
 
-/** Puts the scale to p with which ±limit stands for `top`, to the nearest of 16 bits, and returns what it is now. */
+/** Puts the scale to p with which ±limit stands for `top`, rounded down to 16 bits, and returns what it is now. */
 function putScale(p: usize, top: f32, limit: f32): f32 {
-  store<u16>(p, (reinterpret<u32>(scaleOf(top, limit)) + 0x4000) >> 15);
+  store<u16>(p, reinterpret<u32>(scaleOf(top, limit)) >> 15);
   return scaleAt(p);
 }
 
@@ -140,7 +140,7 @@ function lane_f16(op: Pack, src: usize, dst: usize): void {
   }
 }
 
-/** 1 / scale. Its product with a number of the group is at most limit · (1 + 2⁻⁹), which rounds to ±limit. */
+/** 1 / scale. Its product with a number of the group is at most limit · (1 + 2⁻⁸), which rounds to ±limit. */
 function inverseOf(scale: f32): f32 {
   return scale == 0 ? 0 : <f32>1 / scale;
 }

@@ -14,8 +14,8 @@
  *   w8a8  for each GROUP inputs: 8 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
  *         w = scale · (byte − 64). Behind the last input there is 64
  *
- * A scale is a u16, bits 30 … 15 of an f32: no sign, 8 bits of exponent, 8 of fraction. What it is for is rounded to the nearest, at most
- * 2⁻⁹ of it away, so that the largest number of a group is still ±limit: 127 · (1 + 2⁻⁹) < 127.5.
+ * A scale is a u16, bits 30 … 15 of an f32: no sign, 8 bits of exponent, 8 of fraction. The others are cut off, less than 2⁻⁸ of it, so
+ * that the largest number of a group is still ±limit: 127 · (1 + 2⁻⁸) < 127.5.
  *
  * Everything is in the byte order of wasm: little-endian.
  */
@@ -167,10 +167,10 @@ export function scaleAt(view: DataView, group: number, lane: number): number {
   return float[0];
 }
 
-/** Puts it there, rounded, and returns what it is now. */
+/** Puts it there, rounded down, and returns what it is now. */
 function putScale(view: DataView, group: number, lane: number, scale: number): number {
   float[0] = scale;
-  view.setUint16(group + lane * SCALE, (bits[0] + 0x4000) >>> 15, true);
+  view.setUint16(group + lane * SCALE, bits[0] >>> 15, true);
   return scaleAt(view, group, lane);
 }
 
