@@ -141,7 +141,7 @@ function lane_f16(op: Pack, src: usize, dst: usize): void {
 }
 
 /** 1 / scale. Its product with a number of the group is at most limit · (1 + 2⁻⁸), which rounds to ±limit. */
-function inverseOf(scale: f32): f32 {
+function reciprocal(scale: f32): f32 {
   return scale == 0 ? 0 : <f32>1 / scale;
 }
 
@@ -151,7 +151,7 @@ function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
-    const inverse = f32x4.splat(inverseOf(putScale(group + (<usize>lane << 1), largest(size), 127)));
+    const inverse = f32x4.splat(reciprocal(putScale(group + (<usize>lane << 1), largest(size), 127)));
     let dst = group + I8_SCALES + laneOfI8(lane);
     for (let k = from; k < to; k += 4, dst += 2 * I8_STEP) {
       const v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), offset);
@@ -245,7 +245,7 @@ function lane_w8a8(op: Pack, src: usize, group: usize, lane: i32): void {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
-    const inverse = f32x4.splat(inverseOf(putScale(group + (<usize>lane << 1), largest(size), 63)));
+    const inverse = f32x4.splat(reciprocal(putScale(group + (<usize>lane << 1), largest(size), 63)));
     let dst = group + SCALES + (<usize>lane << 2);
     for (let k = from; k < to; k += 4, dst += 32) {
       let v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), i32x4.splat(64));

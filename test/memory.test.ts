@@ -25,13 +25,13 @@ function released(dtype: "F32" | "BF16"): { source: ModelSource; read: () => num
 test("estimateMemory says what the released model takes, from headers alone", async () => {
   const { source } = released("F32");
   const i8 = await estimateMemory(source, { dtype: "i8", threads: 2 }), f16 = await estimateMemory(source, { dtype: "f16" }), f32 = await estimateMemory(source, { dtype: "fp32" });
-  // 1664 million numbers; int8 with an f32 scale for 128 inputs, and f32 for what is no matrix
-  assert.ok(i8.weightBytes > 1.71e9 && i8.weightBytes < 1.73e9, `${i8.weightBytes}`);
+  // 1664 million numbers; int8 with a scale of 16 bits for 128 inputs, and f32 for what is no matrix
+  assert.ok(i8.weightBytes > 1.69e9 && i8.weightBytes < 1.7e9, `${i8.weightBytes}`);
   assert.ok(f16.weightBytes > 3.32e9 && f16.weightBytes < 3.34e9, `${f16.weightBytes}`);
   assert.ok(f32.weightBytes > 6.65e9 && f32.weightBytes < 6.67e9, `${f32.weightBytes}`);
   assert.deepEqual([i8.fits, f16.fits, f32.fits], [true, true, false]);
   const i4 = await estimateMemory(source, { dtype: "q4" });
-  assert.ok(i4.dtype === "i4" && i4.fits && i4.weightBytes > 1.03e9 && i4.weightBytes < 1.05e9, `${i4.weightBytes}`);
+  assert.ok(i4.dtype === "i4" && i4.fits && i4.weightBytes > 1.005e9 && i4.weightBytes < 1.02e9, `${i4.weightBytes}`);
   assert.equal(i4.parts.embeddings, i8.parts.embeddings); // 8 bits in both
   assert.equal((await estimateMemory(source)).dtype, "i8");
   const parts = Object.values(i8.parts).reduce((a, b) => a + b);

@@ -167,7 +167,7 @@ class Difference {
     for (let from = 0; from < K; from += GROUP) {
       const count = Math.min(GROUP, K - from), group = panelBytes(format, from);
       for (let lane = 0; lane < lanes; lane++) {
-        // half a step, and what rounding the inverse and the product may add to it: 127.25 · 2 · 2⁻²⁴ of a step
+        // half a step, and what rounding the inverse and the product may add to it: 127.5 · 2 · 2⁻²⁴ of a step
         const scale = scaleAt(panel, group, lane), limit = scale * 0.50003 + 2 ** -100, offset = offsetOf(format, lane);
         for (let k = 0; k < count; k++)
           this.#one(w[lane * K + from + k], scale * (((panel.getInt8(group + placeByte(format, k, lane)) - offset) << 24) >> 24), limit);
