@@ -23,7 +23,7 @@ export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3;
   if (op.scratch) return rowsByF32(op, t, share(panels, t, n), share(panels, t + 1, n), Format.f16);
   if (n == 1) return some(op, 0, panels);
-  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) some(op, p, takenTo(p, panels, n));
+  for (let p = take(op, panels, 1, t, n); p >= 0; p = take(op, panels, 1, t, n)) some(op, p, takenTo(p, panels, 1, n));
 }
 
 function some(op: Matmul, from: i32, to: i32): void {

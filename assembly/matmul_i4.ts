@@ -23,22 +23,26 @@ import { finish, keep } from "./epilogue";
 import { scaled, SEVERAL } from "./matmul_i8";
 import { fourScales, I4_GROUP, panelBytes, SCALES, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED, singles } from "./record";
-import { eights, quarters, scratchOf } from "./rows_i16";
+import { eights, partsOf, quarters, scratchOf } from "./rows_i16";
 import { take, takenTo } from "./share";
 import { dotAdd } from "./simd";
 
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
   const sixteens = (op.N + 15) >> 4, rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
   for (let m = 0; m < rows; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
-  if (n == 1) return outputs(op, t, 0, sixteens, sums);
-  for (let p = take(op, sixteens, n); p < sixteens; p = take(op, sixteens, n)) outputs(op, t, p, takenTo(p, sixteens, n), sums);
+  if (n == 1) return outputs(op, t, 0, 1, 0, sixteens, sums);
+  const parts = partsOf(op, n);
+  for (let p = take(op, sixteens, parts, t, n); p >= 0; p = take(op, sixteens, parts, t, n)) {
+    const from = p & 0xffff;
+    outputs(op, t, p >> 16, parts, from, takenTo(from, sixteens, parts, n), sums);
+  }
 }
 
-/** Outputs 16 from … 16 to − 1. */
-function outputs(op: Matmul, t: i32, from: i32, to: i32, sums: usize): void {
-  const rows = singles(op.M, op.eights);
+/** Outputs 16 from … 16 to − 1 by one part of the eights of rows, as in matmul_i8. */
+function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32, sums: usize): void {
+  const rows = part ? 0 : singles(op.M, op.eights);
   if (rows) some(op, rows, from << 1, min(to << 1, (op.N + 7) >> 3), sums);
-  if (op.eights) eights(op, t, from, to, Format.i4);
+  if (op.eights) eights(op, t, part, parts, from, to, Format.i4);
 }
 
 /** The first `rows`, one after another, each time by SEVERAL bytes of panels, as in matmul_i8. */

@@ -25,7 +25,7 @@
 import { finish, keep } from "./epilogue";
 import { fourScales, I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { Format, GROUP, Matmul, singles } from "./record";
-import { eights } from "./rows_i16";
+import { eights, partsOf } from "./rows_i16";
 import { take, takenTo } from "./share";
 import { dotAdd, mulAdd } from "./simd";
 
@@ -33,15 +33,19 @@ import { dotAdd, mulAdd } from "./simd";
 export const SEVERAL: usize = 17 << 15;
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS;
-  if (n == 1) return outputs(op, t, 0, panels);
-  for (let p = take(op, panels, n); p < panels; p = take(op, panels, n)) outputs(op, t, p, takenTo(p, panels, n));
+  const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS, parts = partsOf(op, n);
+  if (n == 1) return outputs(op, t, 0, 1, 0, panels);
+  for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
+    const from = p & 0xffff;
+    outputs(op, t, p >> 16, parts, from, takenTo(from, panels, parts, n));
+  }
 }
 
-function outputs(op: Matmul, t: i32, from: i32, to: i32): void {
-  const rows = singles(op.M, op.eights);
+/** Panels from … to − 1 by one part of the eights of rows; to the first part belong all rows that are in none. */
+function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32): void {
+  const rows = part ? 0 : singles(op.M, op.eights);
   if (rows) some(op, rows, from, to);
-  if (op.eights) eights(op, t, from, to, Format.i8);
+  if (op.eights) eights(op, t, part, parts, from, to, Format.i8);
 }
 
 /** The first two of `rows`, then the next two, each time by `SEVERAL` bytes of panels: only the first two wait for memory, and what it fetches ahead is not broken off. */

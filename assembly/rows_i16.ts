@@ -35,6 +35,7 @@ import { finish, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
 import { fourScales, I8_SCALES, I8_STEP, panelBytes } from "./pack";
 import { EIGHT, Format, GROUP, Matmul, SCRATCH, singles } from "./record";
+import { share } from "./share";
 import { dotAdd, mulAdd } from "./simd";
 
 /** Bytes from a quarter of w to the next, and of a widened group: 16 scales as f32, 7 quarters. */
@@ -42,8 +43,8 @@ export const QUARTER: usize = 1024;
 const WIDE: usize = 64 + 7 * QUARTER;
 /** A thread's scratch: two quarters of sums, a word that no one reads, zeros that totals begin with, a widened group, one that is not whole, totals. */
 const TOUCHED: usize = 256, ZEROS: usize = 320, WIDENED: usize = ZEROS + 512, SPARE: usize = WIDENED + WIDE;
-/** Eights of rows of a pass. */
-const EIGHTS: i32 = 64;
+/** Eights of rows of a pass, and that are enough for two parts. */
+const EIGHTS: i32 = 64, PARTED: i32 = 32;
 
 /** Bytes of each thread's scratch. */
 // @ts-ignore: decorator
@@ -51,13 +52,23 @@ const EIGHTS: i32 = 64;
   return op.eights ? SCRATCH + (<usize>min(op.eights, EIGHTS) << 9) : 0;
 }
 
-/** All rows that are in eights by outputs 16 from … 16 to − 1, of weights in `format` i8 or i4 (a constant). */
+/** One part of the eights by outputs 16 from … 16 to − 1, of weights in `format` i8 or i4 (a constant). */
 // @ts-ignore: decorator
-@inline export function eights(op: Matmul, t: i32, from: i32, to: i32, format: u32): void {
+@inline export function eights(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32, format: u32): void {
+  const e0 = share(op.eights, part, parts), e1 = share(op.eights, part + 1, parts);
   memory.fill(op.scratch + <usize>t * scratchOf(op) + ZEROS, 0, 512);
   for (let p = from; p < to; p++) {
-    for (let e = 0; e < op.eights; e += EIGHTS) strip(op, t, e, min(e + EIGHTS, op.eights), p, p + 1 < to, format);
+    for (let e = e0; e < e1; e += EIGHTS) strip(op, t, e, min(e + EIGHTS, e1), p, p + 1 < to, format);
   }
+}
+
+/**
+ * In how many parts threads take the eights. With two, half of the threads keep to each half of the rows, as in quantize and layernorm: what they read is
+ * in their own caches, not in those of a core far away, and half as much. Each half widens all weights, which enough rows make up for.
+ */
+// @ts-ignore: decorator
+@inline export function partsOf(op: Matmul, n: i32): i32 {
+  return n > 1 && op.eights >= PARTED ? 2 : 1;
 }
 
 /** Eights e0 … e1 − 1 by outputs 16 p … 16 p + 15. `more`: the next 16 follow. */
