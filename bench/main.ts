@@ -62,7 +62,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   });
 }
 await run.part("products", () => products(run));
-for (const name of Object.keys(run.abouts)) if (name !== "limits") await run.close(name);
+for (const name of Object.keys(run.abouts)) await run.close(name);
 await phases(run);
 await run.close();
 report();

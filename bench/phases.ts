@@ -89,9 +89,12 @@ export async function phases(run: Run): Promise<void> {
   for (const one of more) await close(run, one);
 }
 
-/** Those of which anything is wanted. */
+/**
+ * Those of which anything is wanted, the last one first: who loads first gets the fragments of memory that the system has left, where pages do not follow
+ * each other, and reads its weights 3 to 12 % more slowly. What others are compared with comes after that, as peers and limits do.
+ */
 async function load(run: Run, whats: ReadonlyMap<Variant, readonly string[]>): Promise<void> {
-  const needed = [...whats].filter(([one, whats]) => wanted(run, one, [...whats, guessed, caption])).map(([one]) => one), loads: Entry[] = [];
+  const needed = [...whats].filter(([one, whats]) => wanted(run, one, [...whats, guessed, caption])).map(([one]) => one).reverse(), loads: Entry[] = [];
   await run.part("loading", async () => {
     for (const one of needed) loads.push(loadEntry(run, one, await packOf(run, one)));
     await run.close("packing");
