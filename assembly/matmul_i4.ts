@@ -52,6 +52,7 @@ function some(op: Matmul, rows: i32, from: i32, to: i32, sums: usize): void {
     const end = min(begin + several, to);
     for (let m = 0; m < rows; m++) for (let p = begin; p < end; p++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
   }
+  finish(op, 0, rows, from << 3, to - from); // at the end, as there
 }
 
 /** Bytes from one row's sums to the next's. */
@@ -111,7 +112,6 @@ function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
     xScale += 8;
   }
   keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
-  finish(op, m, 1, j, 1);
 }
 
 /** What 4 bits in their three places sum up to. */
