@@ -3,7 +3,7 @@
  * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
  */
 import { half } from "./half";
-import { I4_GROUP, I8_GROUP, I8_OUTPUTS, I8_SCALES, I8_STEP, laneOfI8, offsetOfI8, panelBytes, scaleAt, SCALES, shareBytes, W8A8_GROUP } from "./pack";
+import { I4_GROUP, I4_STEP, I8_GROUP, I8_STEP, laneOfI8, offsetOfI8, OUTPUTS, panelBytes, scaleAt, SCALES, shareBytes, W8A8_GROUP, W8A8_SCALES } from "./pack";
 import { Embed, Format, GROUP, SHARED } from "./record";
 import { share } from "./share";
 
@@ -35,10 +35,10 @@ function fromHalves(op: Embed, dst: usize, x: usize, sinusoid: usize): void {
 }
 
 function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
-  const lane = id % I8_OUTPUTS, offset = offsetOfI8(lane);
-  let group = op.table + <usize>(id / I8_OUTPUTS) * panelBytes(Format.i8, op.D);
+  const lane = id % OUTPUTS, offset = offsetOfI8(lane);
+  let group = op.table + <usize>(id / OUTPUTS) * panelBytes(Format.i8, op.D);
   for (let from = 0; from < op.D; from += GROUP, group += I8_GROUP) {
-    const scale = scaleAt(group + (<usize>lane << 1)), to = min(from + GROUP, op.D), numbers = group + I8_SCALES + laneOfI8(lane);
+    const scale = scaleAt(group + (<usize>lane << 1)), to = min(from + GROUP, op.D), numbers = group + SCALES + laneOfI8(lane);
     for (let k = from; k < to; k++) {
       const at = <usize>((k - from) >> 1) * I8_STEP + <usize>(((k - from) & 1) << 1);
       put(op, dst, k, scale * <f32><i8>(<i32>load<u8>(numbers + at) - offset), sinusoid);
@@ -47,13 +47,13 @@ function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
 }
 
 function fromInt4(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
-  const lane = <usize>(id & 7);
-  let group = op.table + <usize>(id >> 3) * panelBytes(Format.i4, op.D);
+  const lane = <usize>(id % OUTPUTS);
+  let group = op.table + <usize>(id / OUTPUTS) * panelBytes(Format.i4, op.D);
   for (let from = 0; from < op.D; from += GROUP, group += I4_GROUP) {
     const to = min(from + GROUP, op.D), scale = scaleAt(group + (lane << 1)), numbers = group + SCALES + shareBytes(to - from) + (lane << 2);
     for (let k = from; k < to; k++) {
-      const i = k - from, bits = <i32>load<u16>(numbers + <usize>((i >> 3) * 32 + (i & 1) * 2));
-      const share = load<i8>(group + <usize>((i / SHARED) * 8) + lane, SCALES);
+      const i = k - from, bits = <i32>load<u16>(numbers + <usize>(i >> 3) * I4_STEP + (<usize>(i & 1) << 1));
+      const share = load<i8>(group + <usize>((i / SHARED) * OUTPUTS) + lane, SCALES);
       put(op, dst, k, scale * <f32>share * <f32>(((bits >> (((i >> 1) & 3) << 2)) & 15) - 8), sinusoid);
     }
   }
@@ -63,7 +63,7 @@ function from7Bits(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
   const lane = <usize>(id & 7);
   let group = op.table + <usize>(id >> 3) * panelBytes(Format.w8a8, op.D);
   for (let from = 0; from < op.D; from += GROUP, group += W8A8_GROUP) {
-    const scale = scaleAt(group + (lane << 1)), to = min(from + GROUP, op.D), numbers = group + SCALES + (lane << 2);
+    const scale = scaleAt(group + (lane << 1)), to = min(from + GROUP, op.D), numbers = group + W8A8_SCALES + (lane << 2);
     for (let k = from; k < to; k++) {
       const at = (<usize>((k - from) >> 2) << 5) + ((k - from) & 3);
       put(op, dst, k, scale * <f32>(<i32>load<u8>(numbers + at) - 64), sinusoid);

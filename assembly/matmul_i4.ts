@@ -1,47 +1,48 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 4 bits, x in int16 (quantize), each with a scale per GROUP inputs, w with
- * an int8 share of it per SHARED inputs. Threads take panels, two at a time.
+ * an int8 share of it per SHARED inputs. Threads take panels.
  *
- * A panel of 8 outputs: for each group 8 scales of 16 bits, 8 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [8 outputs][2] u16 of four
- * numbers + 8. What is in a u16 is multiplied where it stands. One row, one step, half of the outputs:
+ * A panel of 16 outputs: for each group 16 scales, 16 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [16 outputs][2] u16 of four
+ * numbers + 8. What is in a u16 is multiplied where it stands. One row, one step, four of the outputs:
  *
  *                      n0    n1    n2    n3
  *                   ┌─────┬─────┬─────┬─────┐
  *      w:           │ 6420│ 7531│     │     │   16 bytes: the input of each 4 bits
- *     x[0:2] ─► & 000f      a0                  1 splat of a pair each; dot_i16x8 of unsigned numbers
- *     x[2:4] ─► & 00f0      a1                  16 times too large
- *     x[4:6] ─► & 0f00      a2                  256 times
- *     x[6:8] ─► >> 12       a0
+ *     x[0:2] ─► & 000f      a                   1 splat of a pair each; dot_i16x8 of unsigned numbers
+ *     x[2:4] ─► & 00f0      A                   16 times too large
+ *   w >> 8:         │   64│   75│     │     │
+ *     x[4:6] ─► & 000f      a
+ *     x[6:8] ─► & 00f0      A
  *                   └─────┴─────┴─────┴─────┘
  *
- * After SHARED inputs a0 + a1 / 16 + a2 / 256 − 8 Σx, exact (15 · 256 · 8191 · 8 < 2³¹), is multiplied by the share and added to the
- * group's sum. For eights of rows two panels are widened to share · number in int16 once, into this thread's scratch (rows_i16.ts). Either way a
+ * After SHARED inputs a + A / 16 − 8 Σx, exact (15 · 16 · 8191 · 16 < 2³¹), is multiplied by the share and added to the group's sum. For eights of rows
+ * a panel is widened to share · number in int16 once, into this thread's scratch (rows_i16.ts). Either way a
  * group's sum is the same integer: 63 · 8 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
 import { finish, keep } from "./epilogue";
 import { scaled, SEVERAL } from "./matmul_i8";
-import { fourScales, I4_GROUP, panelBytes, SCALES, shareBytes } from "./pack";
+import { fourScales, I4_STEP, OUTPUTS, panelBytes, SCALES, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED, singles } from "./record";
 import { eights, partsOf, quarters, scratchOf } from "./rows_i16";
 import { take, takenTo } from "./share";
 import { dotAdd } from "./simd";
 
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
-  const sixteens = (op.N + 15) >> 4, rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
+  const panels = (op.N + OUTPUTS - 1) / OUTPUTS, rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
   for (let m = 0; m < rows; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
-  if (n == 1) return outputs(op, t, 0, 1, 0, sixteens, sums);
+  if (n == 1) return outputs(op, t, 0, 1, 0, panels, sums);
   const parts = partsOf(op, n);
-  for (let p = take(op, sixteens, parts, t, n); p >= 0; p = take(op, sixteens, parts, t, n)) {
+  for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
     const from = p & 0xffff;
-    outputs(op, t, p >> 16, parts, from, takenTo(from, sixteens, parts, n), sums);
+    outputs(op, t, p >> 16, parts, from, takenTo(from, panels, parts, n), sums);
   }
 }
 
-/** Outputs 16 from … 16 to − 1 by one part of the eights of rows, as in matmul_i8. */
+/** Panels from … to − 1 by one part of the eights of rows, as in matmul_i8. */
 function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32, sums: usize): void {
   const rows = part ? 0 : singles(op.M, op.eights);
-  if (rows) some(op, rows, from << 1, min(to << 1, (op.N + 7) >> 3), sums);
+  if (rows) some(op, rows, from, to, sums);
   if (op.eights) eights(op, t, part, parts, from, to, Format.i4);
 }
 
@@ -50,9 +51,9 @@ function some(op: Matmul, rows: i32, from: i32, to: i32, sums: usize): void {
   const bytes = panelBytes(Format.i4, op.K), several = max(<i32>(SEVERAL / bytes), 1);
   for (let begin = from; begin < to; begin += several) {
     const end = min(begin + several, to);
-    for (let m = 0; m < rows; m++) for (let p = begin; p < end; p++) row(op, m, p << 3, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
+    for (let m = 0; m < rows; m++) for (let p = begin; p < end; p++) row(op, m, p * OUTPUTS, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
   }
-  finish(op, 0, rows, from << 3, to - from); // at the end, as there
+  finish(op, 0, rows, from * OUTPUTS, (to - from) * 2); // at the end, as there
 }
 
 /** Bytes from one row's sums to the next's. */
@@ -73,77 +74,81 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
   }
 }
 
-/** One row by 8 outputs. */
+/** One row by 16 outputs. */
 function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
   // The kind, 15, is the mask: V8 would build a constant anew at every use in a loop.
-  const low = i16x8.splat(<i16>op.kind), middle = i16x8.shl(low, 4), high = i16x8.shl(low, 8);
+  const low = i16x8.splat(<i16>op.kind), high = i16x8.shl(low, 4);
   let x = op.x + (<usize>m * op.ldx << 1), xScale = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 3);
-  let A = f32x4.splat(0), B = A;
+  let totalA = f32x4.splat(0), totalB = totalA, totalC = totalA, totalD = totalA;
   for (let left = op.K; left > 0; left -= GROUP) {
     const scales = w, inputs = min(left, GROUP);
-    let shares = w + SCALES, a = i32x4.splat(0), b = a;
+    let shares = w + SCALES, sumA = i32x4.splat(0), sumB = sumA, sumC = sumA, sumD = sumA;
     w = shares + shareBytes(inputs);
     for (const end = x + (<usize>inputs << 1); x < end; ) {
-      let a0 = v128.load32_splat(sums), b0 = a0, a1 = i32x4.splat(0), a2 = a1, b1 = a1, b2 = a1;
+      let a = v128.load32_splat(sums), b = a, c = a, d = a, A = i32x4.splat(0), B = A, C = A, D = A;
       const stop = min(x + (SHARED << 1), end);
       do {
-        const va = v128.load(w), vb = v128.load(w, 16);
-        let p = v128.load32_splat(x);
-        a0 = dotAdd(p, v128.and(va, low), a0);
-        b0 = dotAdd(p, v128.and(vb, low), b0);
-        p = v128.load32_splat(x, 4);
-        a1 = dotAdd(p, v128.and(va, middle), a1);
-        b1 = dotAdd(p, v128.and(vb, middle), b1);
-        p = v128.load32_splat(x, 8);
-        a2 = dotAdd(p, v128.and(va, high), a2);
-        b2 = dotAdd(p, v128.and(vb, high), b2);
-        p = v128.load32_splat(x, 12);
-        a0 = dotAdd(p, i16x8.shr_u(va, 12), a0);
-        b0 = dotAdd(p, i16x8.shr_u(vb, 12), b0);
-        x += 16; w += 32;
+        let v = v128.load(w), p = v128.load32_splat(x), q = v128.load32_splat(x, 4);
+        const r = v128.load32_splat(x, 8), s = v128.load32_splat(x, 12);
+        a = dotAdd(p, v128.and(v, low), a); A = dotAdd(q, v128.and(v, high), A);
+        v = i16x8.shr_u(v, 8);
+        a = dotAdd(r, v128.and(v, low), a); A = dotAdd(s, v128.and(v, high), A);
+        v = v128.load(w, 16);
+        b = dotAdd(p, v128.and(v, low), b); B = dotAdd(q, v128.and(v, high), B);
+        v = i16x8.shr_u(v, 8);
+        b = dotAdd(r, v128.and(v, low), b); B = dotAdd(s, v128.and(v, high), B);
+        v = v128.load(w, 32);
+        c = dotAdd(p, v128.and(v, low), c); C = dotAdd(q, v128.and(v, high), C);
+        v = i16x8.shr_u(v, 8);
+        c = dotAdd(r, v128.and(v, low), c); C = dotAdd(s, v128.and(v, high), C);
+        v = v128.load(w, 48);
+        d = dotAdd(p, v128.and(v, low), d); D = dotAdd(q, v128.and(v, high), D);
+        v = i16x8.shr_u(v, 8);
+        d = dotAdd(r, v128.and(v, low), d); D = dotAdd(s, v128.and(v, high), D);
+        x += 16; w += I4_STEP;
       } while (x < stop);
-      const s = v128.load8x8_s(shares);
-      sums += 4; shares += 8;
-      a = i32x4.add(a, i32x4.mul(whole(a0, a1, a2), i32x4.extend_low_i16x8_s(s)));
-      b = i32x4.add(b, i32x4.mul(whole(b0, b1, b2), i32x4.extend_high_i16x8_s(s)));
+      const eight = v128.load8x8_s(shares), more = v128.load8x8_s(shares, 8);
+      sums += 4; shares += OUTPUTS;
+      sumA = i32x4.add(sumA, i32x4.mul(whole(a, A), i32x4.extend_low_i16x8_s(eight)));
+      sumB = i32x4.add(sumB, i32x4.mul(whole(b, B), i32x4.extend_high_i16x8_s(eight)));
+      sumC = i32x4.add(sumC, i32x4.mul(whole(c, C), i32x4.extend_low_i16x8_s(more)));
+      sumD = i32x4.add(sumD, i32x4.mul(whole(d, D), i32x4.extend_high_i16x8_s(more)));
     }
-    A = scaled(A, a, fourScales(scales), xScale);
-    B = scaled(B, b, fourScales(scales + 8), xScale);
+    totalA = scaled(totalA, sumA, fourScales(scales), xScale); totalB = scaled(totalB, sumB, fourScales(scales + 8), xScale);
+    totalC = scaled(totalC, sumC, fourScales(scales + 16), xScale); totalD = scaled(totalD, sumD, fourScales(scales + 24), xScale);
     xScale += 8;
   }
-  keep(op.dst + ((<usize>m * op.ldd + j) << 2), A, B, op.N - j);
+  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), count = op.N - j;
+  keep(dst, totalA, totalB, count);
+  if (count > 8) keep(dst + 32, totalC, totalD, count - 8);
 }
 
-/** What 4 bits in their three places sum up to. */
+/** What 4 bits in their two places sum up to. */
 // @ts-ignore: decorator
-@inline function whole(units: v128, sixteenths: v128, others: v128): v128 {
-  return i32x4.add(units, i32x4.shr_s(i32x4.add(sixteenths, i32x4.shr_s(others, 4)), 4));
+@inline function whole(units: v128, sixteenths: v128): v128 {
+  return i32x4.add(units, i32x4.shr_s(sixteenths, 4));
 }
 
-/** Of 16 outputs, whose groups are at a and b, `inputs` of them, share · number in int16. */
-export function widenGroup(op: Matmul, a: usize, b: usize, inputs: i32, wide: usize, spare: usize): void {
+/** Of 16 outputs, whose group is at `from`, `inputs` of it, share · number in int16. */
+export function widenGroup(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize): void {
   const steps: usize = SCALES + shareBytes(inputs);
   if (inputs < GROUP) {
     // what lies behind them is multiplied by zeros, and being shares and numbers no larger than 2 · 504
-    const bytes: usize = steps + <usize>((inputs + 7) >> 3) * 32;
-    memory.copy(spare, a, bytes); memory.copy(spare + I4_GROUP, b, bytes);
-    a = spare; b = spare + I4_GROUP;
+    memory.copy(spare, from, steps + <usize>((inputs + 7) >> 3) * I4_STEP);
+    from = spare;
   }
-  v128.store(wide, fourScales(a)); v128.store(wide, fourScales(a + 8), 16); v128.store(wide, fourScales(b), 32); v128.store(wide, fourScales(b + 8), 48);
-  wide += 64;
-  for (let k: usize = 0; k < 256; k += 128, wide += 512) {
-    // of 32 inputs and those 64 further
-    widenShares(op, a + steps + k, b + steps + k, a + SCALES + (k >> 4), b + SCALES + (k >> 4), wide);
-  }
+  for (let i: usize = 0; i < SCALES; i += 8) v128.store(wide + 2 * i, fourScales(from + i));
+  wide += 2 * SCALES;
+  for (let k: usize = 0; k < 512; k += 256, wide += 512) widenShares(op, from + steps + k, from + SCALES + (k >> 4), wide); // 32 inputs and those 64 further
 }
 
-function widenShares(op: Matmul, a: usize, b: usize, sharesA: usize, sharesB: usize, wide: usize): void {
+function widenShares(op: Matmul, w: usize, shares: usize, wide: usize): void {
   const low = i16x8.splat(<i16>op.kind), eight = i16x8.sub(low, i16x8.shr_u(low, 1));
-  for (let half: usize = 0; half < 8; half += 4, a += 16, b += 16, wide += 16) {
-    const s11 = twice(sharesA + half), s12 = twice(sharesB + half), s21 = twice(sharesA + half + 16), s22 = twice(sharesB + half + 16);
-    for (let i: usize = 0; i < 128; i += 32) {
-      let v11 = v128.load(a + i), v12 = v128.load(b + i), v21 = v128.load(a + i, 256), v22 = v128.load(b + i, 256);
-      const to = wide + (i << 2);
+  for (let half: usize = 0; half < 8; half += 4, w += 16, wide += 16) {
+    const s11 = twice(shares + half), s12 = twice(shares + half + 8), s21 = twice(shares + half + 32), s22 = twice(shares + half + 40);
+    for (let i: usize = 0; i < 256; i += I4_STEP) {
+      let v11 = v128.load(w + i), v12 = v128.load(w + i, 32), v21 = v128.load(w + i, 512), v22 = v128.load(w + i, 544);
+      const to = wide + (i << 1);
       for (let pair: usize = 0; pair < 128; pair += 32) {
         quarters(to + pair, times(s11, v11, low, eight), times(s12, v12, low, eight), times(s21, v21, low, eight), times(s22, v22, low, eight));
         v11 = i16x8.shr_u(v11, 4); v12 = i16x8.shr_u(v12, 4); v21 = i16x8.shr_u(v21, 4); v22 = i16x8.shr_u(v22, 4);

@@ -23,7 +23,7 @@
  *     rows 0, 1  ─► panels 16 … 31
  */
 import { finish, keep } from "./epilogue";
-import { fourScales, I8_OUTPUTS, I8_SCALES, I8_STEP, panelBytes } from "./pack";
+import { fourScales, I8_STEP, OUTPUTS, panelBytes, SCALES } from "./pack";
 import { Format, GROUP, Matmul, singles } from "./record";
 import { eights, partsOf } from "./rows_i16";
 import { take, takenTo } from "./share";
@@ -33,7 +33,7 @@ import { dotAdd, mulAdd } from "./simd";
 export const SEVERAL: usize = 17 << 15;
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + I8_OUTPUTS - 1) / I8_OUTPUTS, parts = partsOf(op, n);
+  const panels = (op.N + OUTPUTS - 1) / OUTPUTS, parts = partsOf(op, n);
   if (n == 1) return outputs(op, t, 0, 1, 0, panels);
   for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
     const from = p & 0xffff;
@@ -54,11 +54,11 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
   for (let begin = from; begin < to; begin += several) {
     const end = min(begin + several, to);
     let m = 0;
-    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 2);
-    if (m < rows) for (let p = begin; p < end; p++) tile(op, m, p * I8_OUTPUTS, op.w + <usize>p * bytes, 1);
+    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p * OUTPUTS, op.w + <usize>p * bytes, 2);
+    if (m < rows) for (let p = begin; p < end; p++) tile(op, m, p * OUTPUTS, op.w + <usize>p * bytes, 1);
   }
   // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
-  finish(op, 0, rows, from * I8_OUTPUTS, (to - from) * 2);
+  finish(op, 0, rows, from * OUTPUTS, (to - from) * 2);
 }
 
 /** sum · (scale of w · scale of x) + total, for four outputs of a row. */
@@ -88,7 +88,7 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
   let A0 = f32x4.splat(0), B0 = A0, C0 = A0, D0 = A0, A1 = A0, B1 = A0, C1 = A0, D1 = A0;
   for (let left = op.K; left > 0; left -= GROUP) {
     const wScales = w, end = x0 + (<usize>min(left, GROUP) << 1);
-    w += I8_SCALES;
+    w += SCALES;
     if (rows > 1 && left >= GROUP) seen |= lines(x0) | lines(x1);
     let a0 = v128.load32_splat(s0, 4), b0 = i32x4.splat(0), c0 = a0, d0 = b0, a1 = b0, b1 = b0, c1 = b0, d1 = b0, p1 = b0;
     if (rows > 1) { a1 = v128.load32_splat(s1, 4); c1 = a1; }

@@ -19,7 +19,7 @@
  */
 import { finish, keep } from "./epilogue";
 import { scaled } from "./matmul_i8";
-import { fourScales, panelBytes, SCALES } from "./pack";
+import { fourScales, panelBytes, W8A8_SCALES } from "./pack";
 import { Format, GROUP, Matmul } from "./record";
 import { rowsOfPass, share } from "./share";
 
@@ -107,7 +107,7 @@ function inHalves(op: Matmul, t: i32, n: i32): void {
   const ones = i16x8.splat(<i16>(op.K > 0)); // no literal, which V8 would make anew for every use
   for (let left = op.K; left > 0; left -= GROUP) {
     const wScaleA = fourScales(w), wScaleB = fourScales(w + 8);
-    w += SCALES;
+    w += W8A8_SCALES;
     let a0 = v128.load32_splat(s0, 4), b0 = a0, a1 = a0, a2 = a0, a3 = a0, b1 = a0, b2 = a0, b3 = a0, p1 = a0, p2 = a0, p3 = a0;
     if (rows > 1) { a1 = v128.load32_splat(s1, 4); b1 = a1; }
     if (rows > 2) { a2 = v128.load32_splat(s2, 4); b2 = a2; }

@@ -14,7 +14,7 @@ export function pack(op: Pack, t: i32, n: i32): void {
     for (let row = share(op.N, t, n); row < to; row++) plainRow(op, rowOf(op, row), op.dst + (<usize>row * op.K << 2));
     return;
   }
-  const width = op.format == Format.i8 ? I8_OUTPUTS : 8, panels = (op.N + width - 1) / width, bytes = panelBytes(op.format, op.K);
+  const width = op.format == Format.i8 || op.format == Format.i4 ? OUTPUTS : 8, panels = (op.N + width - 1) / width, bytes = panelBytes(op.format, op.K);
   const to = share(panels, t + 1, n);
   for (let p = share(panels, t, n); p < to; p++) {
     const dst = op.dst + <usize>p * bytes, rows = min(width, op.N - p * width);
@@ -34,13 +34,13 @@ export function panelBytes(format: u32, K: i32): usize {
   if (format == Format.f32) return <usize>K << 5;
   if (format == Format.f16) return <usize>K << 4;
   const rest = K % GROUP;
-  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? SCALES + shareBytes(rest) + <usize>((rest + 7) >> 3) * 32 : 0);
-  if (format == Format.w8a8) return <usize>(K / GROUP) * W8A8_GROUP + (rest ? SCALES + <usize>((rest + 3) >> 2) * 32 : 0);
-  return <usize>(K / GROUP) * I8_GROUP + (rest ? I8_SCALES + <usize>((rest + 1) >> 1) * I8_STEP : 0);
+  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? SCALES + shareBytes(rest) + <usize>((rest + 7) >> 3) * I4_STEP : 0);
+  if (format == Format.w8a8) return <usize>(K / GROUP) * W8A8_GROUP + (rest ? W8A8_SCALES + <usize>((rest + 3) >> 2) * 32 : 0);
+  return <usize>(K / GROUP) * I8_GROUP + (rest ? SCALES + <usize>((rest + 1) >> 1) * I8_STEP : 0);
 }
 
-/** Bytes of a group's scales of 8 outputs. */
-export const SCALES: usize = 16;
+/** Outputs of a panel of int8 or 4 bits, and bytes of a group's scales, there and of 8 outputs. */
+export const OUTPUTS: i32 = 16, SCALES: usize = 32, W8A8_SCALES: usize = 16;
 
 /** Four of them as f32: 16 bits that stand where an f32 has them. */
 // @ts-ignore: decorator
@@ -59,8 +59,8 @@ function putScale(p: usize, top: f32, limit: f32): f32 {
   return scaleAt(p);
 }
 
-/** Outputs of a panel of int8, bytes of a group's scales, of two inputs and of a whole group. */
-export const I8_OUTPUTS: i32 = 16, I8_SCALES: usize = 2 * SCALES, I8_STEP: usize = 32, I8_GROUP: usize = I8_SCALES + <usize>(GROUP >> 1) * I8_STEP;
+/** Bytes of two inputs in int8, and of a whole group. */
+export const I8_STEP: usize = 32, I8_GROUP: usize = SCALES + <usize>(GROUP >> 1) * I8_STEP;
 
 /** Where in a step of int8 the first input of an output lies; the second is two bytes further. */
 // @ts-ignore: decorator
@@ -74,12 +74,12 @@ export const I8_OUTPUTS: i32 = 16, I8_SCALES: usize = 2 * SCALES, I8_STEP: usize
   return lane & 4 ? 0 : 128;
 }
 
-/** Bytes of a whole group of 8 outputs in 7 bits, and in 4. */
-export const W8A8_GROUP: usize = SCALES + GROUP * 8, I4_GROUP: usize = SCALES + (GROUP / SHARED) * 8 + GROUP * 4;
+/** Bytes of eight inputs in 4 bits, and of a whole group; and of one in 7 bits. */
+export const I4_STEP: usize = 64, I4_GROUP: usize = SCALES + (GROUP / SHARED) * OUTPUTS + <usize>(GROUP >> 3) * I4_STEP, W8A8_GROUP: usize = W8A8_SCALES + GROUP * 8;
 
 /** Bytes of the shares of a 4-bit group's inputs. */
 export function shareBytes(inputs: i32): usize {
-  return <usize>((inputs + SHARED - 1) / SHARED) * 8;
+  return <usize>((inputs + SHARED - 1) / SHARED) * OUTPUTS;
 }
 
 function sizeOf(type: u32): usize {
@@ -152,7 +152,7 @@ function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
     const inverse = f32x4.splat(reciprocal(putScale(group + (<usize>lane << 1), largest(size), 127)));
-    let dst = group + I8_SCALES + laneOfI8(lane);
+    let dst = group + SCALES + laneOfI8(lane);
     for (let k = from; k < to; k += 4, dst += 2 * I8_STEP) {
       const v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), offset);
       v128.store8_lane(dst, v, 0); v128.store8_lane(dst, v, 4, 2);
@@ -170,11 +170,11 @@ function lane_i4(op: Pack, src: usize, group: usize, lane: i32): void {
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
     const scale = putScale(group + (<usize>lane << 1), largest(size), 472.5); // 7.5 · 63
     let shares = group + SCALES + lane, dst = group + SCALES + shareBytes(to - from) + (<usize>lane << 2);
-    for (let k = from; k < to; k += SHARED, shares += 8) {
+    for (let k = from; k < to; k += SHARED, shares += OUTPUTS) {
       const end = min(k + SHARED, to), share = bestShare(op, src, k, end, scale);
       store<i8>(shares, share);
       const step = f32x4.splat(scale * <f32>share), inverse = f32x4.splat(<f32>1 / (scale * <f32>share));
-      for (let i = k; i < end; i += 8, dst += 32) {
+      for (let i = k; i < end; i += 8, dst += I4_STEP) {
         let v = i32x4.splat(0);
         if (share != 0) {
           const a = i32x4.add(nearest(number(four(op, src, i, end), inverse)), i32x4.splat(8));
@@ -246,7 +246,7 @@ function lane_w8a8(op: Pack, src: usize, group: usize, lane: i32): void {
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
     const inverse = f32x4.splat(reciprocal(putScale(group + (<usize>lane << 1), largest(size), 63)));
-    let dst = group + SCALES + (<usize>lane << 2);
+    let dst = group + W8A8_SCALES + (<usize>lane << 2);
     for (let k = from; k < to; k += 4, dst += 32) {
       let v = i32x4.add(nearest(f32x4.mul(four(op, src, k, to), inverse)), i32x4.splat(64));
       v = i16x8.narrow_i32x4_s(v, v);

@@ -1,5 +1,5 @@
 /**
- * Many rows of int16 by 16 outputs, a panel of 8 bits or two of 4, by one level of Strassen's algorithm in Winograd's form: 7 products of quarters where
+ * Many rows of int16 by 16 outputs, a panel of 8 bits or of 4, by one level of Strassen's algorithm in Winograd's form: 7 products of quarters where
  * there are 8. Of whole numbers it is exact (sums between may pass 2³¹ and come back), so a row has the bits that it has alone. It works on one group of
  * 128 inputs at a time, since beyond it lie other scales. An eight is 8 rows:
  *
@@ -33,7 +33,7 @@
  */
 import { finish, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
-import { fourScales, I8_SCALES, I8_STEP, panelBytes } from "./pack";
+import { fourScales, I8_STEP, panelBytes, SCALES } from "./pack";
 import { EIGHT, Format, GROUP, Matmul, SCRATCH, singles } from "./record";
 import { share } from "./share";
 import { dotAdd, mulAdd } from "./simd";
@@ -75,32 +75,25 @@ const EIGHTS: i32 = 64, PARTED: i32 = 32;
 function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format: u32): void {
   const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, first = singles(op.M, op.eights) + (e0 << 3);
   const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), groupBytes = panelBytes(format, GROUP), scaleStep = <usize>groups << 3;
-  const other = toOther(op, p, bytes, format), pair: usize = format == Format.i4 ? bytes << 1 : bytes, panel = op.w + <usize>p * pair;
+  const panel = op.w + <usize>p * bytes;
   let x = op.x + <usize>singles(op.M, op.eights) * (<usize>op.ldx << 1) + <usize>e0 * EIGHT;
   for (let g = 0, w = panel; g < groups; g++, w += groupBytes, x += <usize>(op.eights - (e1 - e0)) * EIGHT) {
     const left = op.K - g * GROUP, last = left <= GROUP;
-    if (format == Format.i4) widenI4(op, w, w + other, min(left, GROUP), wide, scratch + SPARE);
+    if (format == Format.i4) widenI4(op, w, min(left, GROUP), wide, scratch + SPARE);
     else widenI8(op, w, min(left, GROUP), wide, scratch + SPARE);
     // What is widened then gets touched meanwhile, a line from time to time: the machine sees a stream, and has it near.
-    let next = w, step: usize = 0, nextOther = other;
+    let next = w, step: usize = 0;
     if (!last || more) {
-      next = last ? panel + pair : w + groupBytes;
-      if (last) nextOther = toOther(op, p + 1, bytes, format);
+      next = last ? panel + bytes : w + groupBytes;
       step = panelBytes(format, min(last ? op.K : left - GROUP, GROUP)) / <usize>((e1 - e0) * 7);
     }
     let scales = op.scales + <usize>first * scaleStep + (<usize>g << 3), total = scratch + SCRATCH;
     for (let e = e0; e < e1; e++, x += EIGHT, scales += 8 * scaleStep, next += 7 * step, total += 512) {
-      products(x, wide, scales, scaleStep, g ? total : scratch + ZEROS, total, scratch, next, step, nextOther);
+      products(x, wide, scales, scaleStep, g ? total : scratch + ZEROS, total, scratch, next, step);
       if (last) store8(op, first + ((e - e0) << 3), p << 4, total);
     }
   }
   if (op.activation) finish(op, first, min(op.M - first, (e1 - e0) << 3), p << 4, 2);
-}
-
-/** Bytes from a panel of 4 bits to the other one of 16 outputs; where the last has none beside it, it is taken twice. */
-// @ts-ignore: decorator
-@inline function toOther(op: Matmul, p: i32, bytes: usize, format: u32): usize {
-  return format == Format.i4 && (p << 4) + 8 < op.N ? bytes : 0;
 }
 
 /** Of 16 outputs of int8, whose group is at `from`, `inputs` of it. */
@@ -108,11 +101,11 @@ function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize
   const low = inLanes(op, 255), offset = inLanes(op, 128);
   if (inputs < GROUP) {
     // what lies behind them is multiplied by zeros, and being bytes is no larger than weights are
-    memory.copy(spare, from, I8_SCALES + <usize>((inputs + 1) >> 1) * I8_STEP);
+    memory.copy(spare, from, SCALES + <usize>((inputs + 1) >> 1) * I8_STEP);
     from = spare;
   }
-  for (let i: usize = 0; i < I8_SCALES; i += 8) v128.store(wide + 2 * i, fourScales(from + i));
-  from += I8_SCALES; wide += 2 * I8_SCALES;
+  for (let i: usize = 0; i < SCALES; i += 8) v128.store(wide + 2 * i, fourScales(from + i));
+  from += SCALES; wide += 2 * SCALES;
   for (const end = from + QUARTER; from < end; from += I8_STEP, wide += 32) {
     const a = v128.load(from), b = v128.load(from, 16), c = v128.load(from, 1024), d = v128.load(from, 1040);
     quarters(
@@ -144,9 +137,9 @@ function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize
 
 /**
  * A group of eight rows by 16 outputs, added to what totals were at `was`, [rows 0 … 3, 4 … 7][outputs 0 … 7, 8 … 15][4][8]. `sums`: two quarters to
- * put aside. After each product it touches a byte, the first at `next`, `nextStep` apart, every second of them `other` further.
+ * put aside. After each product it touches a byte, the first at `next`, `nextStep` apart.
  */
-function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usize, totals: usize, sums: usize, next: usize, nextStep: usize, other: usize): void {
+function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usize, totals: usize, sums: usize, next: usize, nextStep: usize): void {
   let wScales = w;
   w += 64;
   let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -164,7 +157,7 @@ function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usiz
       a3 = dotAdd(s, va, a3); b3 = dotAdd(s, vb, b3);
       x += 16; w += 32;
     } while (w < end);
-    store<u8>(sums + TOUCHED, load<u8>(next + (other & -<usize>(product & 1)))); // a load whose value goes nowhere would be left out
+    store<u8>(sums + TOUCHED, load<u8>(next)); // a load whose value goes nowhere would be left out
     next += nextStep;
     if (product == 0) {
       keepSums(sums, a0, b0, a1, b1, a2, b2, a3, b3); // P1

@@ -2,14 +2,14 @@
  * The packed formats of a weight w[N, K], in plain TypeScript: the specification that the kernels (assembly/pack.ts,
  * assembly/matmul_*.ts) are tested against. Loading does not use the packing here: the pack kernel does it, threads together.
  *
- * All formats are panels of 8 outputs, i8 of 16; outputs past N are 0. One panel is
+ * All formats are panels of 8 outputs, i8 and i4 of 16; outputs past N are 0. One panel is
  *
  *   f32   [K][8] f32
  *   f16   [K][8] IEEE halves, rounded to nearest even; 65520 and more become infinite, which the loader refuses
  *   i8    for each GROUP inputs: 16 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs][2] bytes: output n of an 8 beside n + 4.
  *         w = scale · number, −127 … 127. Of the first one the byte is number + 128, of the second number. Behind an odd last input there is 0
- *   i4    for each GROUP inputs: 8 scales, then for each 32 of them 8 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
- *         [8 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
+ *   i4    for each GROUP inputs: 16 scales, then for each 32 of them 16 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
+ *         [16 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
  *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 8191 · 128 < 2³¹
  *   w8a8  for each GROUP inputs: 8 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
  *         w = scale · (byte − 64). Behind the last input there is 64
@@ -30,7 +30,7 @@ export type Grouped = keyof typeof grouped;
 export const isGrouped = (format: Format | "rows"): format is Grouped => Object.hasOwn(grouped, format);
 
 /** Outputs of a panel. */
-export const panelOf = (format: Format): number => (format === "i8" ? 16 : 8);
+export const panelOf = (format: Format): number => (format === "i8" || format === "i4" ? 16 : 8);
 
 /** The largest share. */
 const SHARES = 63;
@@ -156,8 +156,8 @@ export function offsetOf(format: Grouped, lane: number): number {
 
 /** Where in an i4 group of so many inputs the share of input i lies, and the u16 that has its number `shift` bits up. */
 export function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
-  const share = 8 * SCALE + Math.floor(i / SHARED) * 8 + lane;
-  const bits = 8 * SCALE + Math.ceil(inputs / SHARED) * 8 + (i >> 3) * 32 + lane * 4 + (i & 1) * 2;
+  const share = 16 * SCALE + Math.floor(i / SHARED) * 16 + lane;
+  const bits = 16 * SCALE + Math.ceil(inputs / SHARED) * 16 + (i >> 3) * 64 + lane * 4 + (i & 1) * 2;
   return { share, bits, shift: ((i >> 1) & 3) * 4 };
 }
 

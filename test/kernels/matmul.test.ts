@@ -134,13 +134,13 @@ test("products of whole numbers do not overflow when all numbers of a group are 
     for (const eights of [false, true]) assertClose(multiply(one, 1, eights), wanted(one), 15 * K * 8 * EPS, 1, `product in ${format}`);
   }
   // 8 · 63 in every place: no packing makes it, but a file may hold it
-  const m = machine("plain"), group = new Uint8Array(560); // numbers all −8
-  new Uint16Array(group.buffer, 0, 8).fill(0x7f00); // scales of 1
+  const m = machine("plain"), group = new Uint8Array(1120); // numbers all −8
+  new Uint16Array(group.buffer, 0, 16).fill(0x7f00); // scales of 1
   for (const share of [63, -63]) for (const M of [1, 7]) {
-    new Int8Array(group.buffer, 16, 32).fill(share);
-    const x = m.put(new Int16Array(M * 128).fill(-8191)), dst = m.alloc(M * 32), scales = m.put(new Float32Array(2 * M).fill(1));
-    m.run("matmul_i4", { dst, ldd: 8, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 8, activation: 0, scales, scratch: m.alloc(SCRATCH) });
-    assert.deepEqual([...m.floats(dst, M * 8)], new Array(M * 8).fill(Math.fround(share * 8 * 8191 * 128)));
+    new Int8Array(group.buffer, 32, 64).fill(share);
+    const x = m.put(new Int16Array(M * 128).fill(-8191)), dst = m.alloc(M * 64), scales = m.put(new Float32Array(2 * M).fill(1));
+    m.run("matmul_i4", { dst, ldd: 16, x, ldx: 128, w: m.put(group), ldr: 0, M, K: 128, N: 16, activation: 0, scales, scratch: m.alloc(SCRATCH) });
+    assert.deepEqual([...m.floats(dst, M * 16)], new Array(M * 16).fill(Math.fround(share * 8 * 8191 * 128)));
   }
 });
 
@@ -165,12 +165,10 @@ test("sums of four quarters, each as large as can be, fit into int16", () => {
   for (const engine of engines) for (let quarters = 0; quarters < 256; quarters++) {
     const sign = (first: boolean, second: boolean, from: number) => signs[(quarters >> (from + (first ? 0 : 2) + (second ? 0 : 1))) & 1];
     const rows = Int16Array.from({ length: M * K }, (_, i) => 8191 * sign(i < 4 * K, i % K < 64, 0));
-    const group = new Uint8Array(2 * 560); // numbers all −8, times shares of 63 or −63
+    const group = new Uint8Array(1120); // numbers all −8, times shares of 63 or −63
     const w = Float32Array.from({ length: N * K }, (_, i) => sign(i % K < 64, i < 8 * K, 4));
-    for (const panel of [0, 1]) {
-      new Uint16Array(group.buffer, panel * 560, 8).fill(0x7f00); // scales of 1
-      new Int8Array(group.buffer, panel * 560 + 16, 32).forEach((_, i, shares) => (shares[i] = -63 * sign(i < 16, panel === 0, 4)));
-    }
+    new Uint16Array(group.buffer, 0, 16).fill(0x7f00); // scales of 1
+    new Int8Array(group.buffer, 32, 64).forEach((_, i, shares) => (shares[i] = -63 * sign(i < 32, i % 16 < 8, 4)));
     const bytes = pack("i8", w.map((v) => 127 * v), N, K);
     for (const [kind, packed, most] of [["matmul_i8", bytes, 127], ["matmul_i4", group, 504]] as const) {
       const m = machine(engine), dst = m.alloc(M * N * 4);

@@ -18,7 +18,7 @@ test("toF16 gives every half back, and halfway numbers go to the even neighbour"
 test("fromBF16 is the upper half of an f32", () => assert.deepEqual([0x3f80, 0xc000, 0].map(fromBF16), [1, -2, 0]));
 
 test("panelBytes and packedBytes count padded outputs, in i8, i4 and w8a8 the scales and shares, and a last step's inputs that are not there", () => {
-  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [560, 560 + 16 + 8 + 32, 2 * 560 + 16 + 16 + 5 * 32]);
+  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [1120, 1120 + 32 + 16 + 64, 2 * 1120 + 32 + 32 + 5 * 64]);
   assert.deepEqual([panelBytes("f32", 37), panelBytes("f16", 37), panelBytes("i8", 128), panelBytes("i8", 131)],
     [37 * 32, 37 * 16, 32 + 64 * 32, 32 + 64 * 32 + 32 + 2 * 32]);
   assert.deepEqual([panelBytes("w8a8", 128), panelBytes("w8a8", 133)], [16 + 32 * 32, 16 + 32 * 32 + 16 + 2 * 32]);
