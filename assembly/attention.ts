@@ -6,7 +6,7 @@
  *
  *                   8 keys                              8 columns
  *             ┌───────┬───────┐  k: panels            ┌───────┬───────┐  v: panels
- *   q[i,c] ─► │  a0   │  b0   │  [BLOCK/32][d][32] e ─► │  a0   │  b0   │  [⌈d/32⌉][BLOCK][32]
+ *   q[i,c] ─► │  a0   │  b0   │  of 32 rows        e ─► │  a0   │  b0   │  [⌈d/32⌉][BLOCK][32]
  *   …         │  …    │  …    │                   …   │  …    │  …    │
  * q[i+3,c] ─► │  a3   │  b3   │                       │  a3   │  b3   │
  *             └───────┴───────┘                       └───────┴───────┘
@@ -28,6 +28,7 @@
 import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";
 import { firstLanes, largest, mulAdd, storePart, sum, transpose } from "./simd";
+import { columns, words } from "./store";
 
 export function attention(op: Attention, t: i32, n: i32): void {
   if (op.format == Format.f16) attend<u16>(op, t, n);
@@ -142,6 +143,26 @@ function tileBytes(op: Attention): usize {
   return isInteger<K>() ? v128.and(i32x4.shr_s(v128.load(p + 16 * i), 3), mask) : v128.load(p + 32 * i + 16);
 }
 
+/** Of keys: the `i`th (a constant) four numbers at p, or of pairs of halves the first of each. */
+// @ts-ignore: decorator
+@inline function first<K>(p: usize, i: usize, mask: v128): v128 {
+  const v = v128.load(p + 16 * i);
+  return isInteger<K>() ? v128.and(i32x4.shr_s(i32x4.shl(v, 16), 3), mask) : v;
+}
+
+/** The second of each. */
+// @ts-ignore: decorator
+@inline function second(p: usize, i: usize, mask: v128): v128 {
+  return v128.and(i32x4.shr_s(v128.load(p + 16 * i), 3), mask);
+}
+
+/** a, four rows' sums, and of their products with one query the next one, or two: s and t are its columns. */
+// @ts-ignore: decorator
+@inline function scored<K>(s: v128, t: v128, p: usize, i: usize, mask: v128, a: v128): v128 {
+  a = mulAdd(s, first<K>(p, i, mask), a);
+  return isInteger<K>() ? mulAdd(t, second(p, i, mask), a) : a;
+}
+
 /** Distance of two rows of values, in bytes: a panel has 32 columns, the last one what is left. */
 // @ts-ignore: decorator
 @inline function rowBytes<K>(op: Attention, c: i32): usize {
@@ -153,7 +174,7 @@ function begin<K>(op: Attention, h: i32, row: i32, at: usize): void {
   const d = op.headWidth, rows = rowsOf(op), factor = op.scale * <f32>1.4426950408889634 * bias<K>();
   const ldq = <usize>op.ldq << 2;
   let x = op.q + ((<usize>row * op.ldq + h * d) << 2), q = queriesOf(op, at), c = 0;
-  memory.fill(sumsOf(op, at), 0, padded(op) * rows << 2);
+  memory.fill(q + (<usize>d * rows << 2), 0, (2 * padded(op) - d) * rows << 2); // columns that are not there, and sums
   if (rows == 4 && row + 4 <= op.T) {
     const by = f32x4.splat(factor);
     for (; c + 4 <= d; c += 4, x += 16, q += 64) {
@@ -169,14 +190,15 @@ function begin<K>(op: Attention, h: i32, row: i32, at: usize): void {
 /** Scores of what the tile's last row sees of the block of key `from`, and of a few more that nobody reads. */
 function scores<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
   const d = op.headWidth, q = queriesOf(op, at), stride = strideOf(op.S), end = min(seen(op, min(row + 4, op.T) - 1), from + BLOCK);
+  const panel = <usize>words<K>(d) * 128;
   let k = part<K>(op, op.keyTable, op.keyOffset, from / BLOCK, h), p = at + (<usize>from << 2);
-  for (let key = from; key < end; key += 32, p += 128, k += <usize>d * 32 * sizeof<K>()) {
+  for (let key = from; key < end; key += 32, p += 128, k += panel) {
     if (op.T == 1) {
       if (end - key > 16) score_1x32<K>(q, k, d, p, mask);
       else score_1x16<K>(q, k, d, p, mask);
     } else {
       const count = min(end - key, 32);
-      for (let i = 0; i < count; i += 8) score_4x8<K>(q, k + <usize>i * sizeof<K>(), d, p + (<usize>i << 2), stride, mask);
+      for (let i = 0; i < count; i += 8) score_4x8<K>(q, k + (<usize>i << 2), d, p + (<usize>i << 2), stride, mask);
     }
   }
 }
@@ -238,8 +260,7 @@ function addValues<K>(op: Attention, h: i32, key: i32, e: f32, sums: usize, step
 function score_4x8<K>(q: usize, k: usize, d: i32, dst: usize, stride: usize, mask: v128): void {
   let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
   for (let end = q + (<usize>d << 4); q < end; ) {
-    const ka = lower<K>(k, 0, mask), kb = upper<K>(k, 0, mask);
-    let s = v128.load32_splat(q);
+    let ka = first<K>(k, 0, mask), kb = first<K>(k, 1, mask), s = v128.load32_splat(q);
     a0 = mulAdd(s, ka, a0); b0 = mulAdd(s, kb, b0);
     s = v128.load32_splat(q, 4);
     a1 = mulAdd(s, ka, a1); b1 = mulAdd(s, kb, b1);
@@ -247,7 +268,18 @@ function score_4x8<K>(q: usize, k: usize, d: i32, dst: usize, stride: usize, mas
     a2 = mulAdd(s, ka, a2); b2 = mulAdd(s, kb, b2);
     s = v128.load32_splat(q, 12);
     a3 = mulAdd(s, ka, a3); b3 = mulAdd(s, kb, b3);
-    q += 16; k += 32 * sizeof<K>();
+    if (isInteger<K>()) {
+      q += 16;
+      ka = second(k, 0, mask); kb = second(k, 1, mask); s = v128.load32_splat(q);
+      a0 = mulAdd(s, ka, a0); b0 = mulAdd(s, kb, b0);
+      s = v128.load32_splat(q, 4);
+      a1 = mulAdd(s, ka, a1); b1 = mulAdd(s, kb, b1);
+      s = v128.load32_splat(q, 8);
+      a2 = mulAdd(s, ka, a2); b2 = mulAdd(s, kb, b2);
+      s = v128.load32_splat(q, 12);
+      a3 = mulAdd(s, ka, a3); b3 = mulAdd(s, kb, b3);
+    }
+    q += 16; k += 128;
   }
   v128.store(dst, a0); v128.store(dst, b0, 16);
   dst += stride;
@@ -280,28 +312,23 @@ function mix_4x8<K>(dst: usize, p0: usize, stride: usize, v: usize, ldv: usize, 
 
 /** Enough sums under way to hide an addition's latency, and memory read from one address to the next: the processor fetches ahead. */
 function score_1x32<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void {
-  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-  for (let end = q + (<usize>d << 2); q < end; q += 4) {
-    const s = v128.load32_splat(q);
-    a0 = mulAdd(s, lower<K>(k, 0, mask), a0); b0 = mulAdd(s, upper<K>(k, 0, mask), b0);
-    a1 = mulAdd(s, lower<K>(k, 1, mask), a1); b1 = mulAdd(s, upper<K>(k, 1, mask), b1);
-    a2 = mulAdd(s, lower<K>(k, 2, mask), a2); b2 = mulAdd(s, upper<K>(k, 2, mask), b2);
-    a3 = mulAdd(s, lower<K>(k, 3, mask), a3); b3 = mulAdd(s, upper<K>(k, 3, mask), b3);
-    k += 32 * sizeof<K>();
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+  for (let end = q + (<usize>d << 2); q < end; q += columns<K>() << 2, k += 128) {
+    const s = v128.load32_splat(q), t = isInteger<K>() ? v128.load32_splat(q, 4) : s;
+    a0 = scored<K>(s, t, k, 0, mask, a0); a1 = scored<K>(s, t, k, 1, mask, a1); a2 = scored<K>(s, t, k, 2, mask, a2); a3 = scored<K>(s, t, k, 3, mask, a3);
+    a4 = scored<K>(s, t, k, 4, mask, a4); a5 = scored<K>(s, t, k, 5, mask, a5); a6 = scored<K>(s, t, k, 6, mask, a6); a7 = scored<K>(s, t, k, 7, mask, a7);
   }
-  v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
-  v128.store(dst, a2, 64); v128.store(dst, b2, 80); v128.store(dst, a3, 96); v128.store(dst, b3, 112);
+  v128.store(dst, a0); v128.store(dst, a1, 16); v128.store(dst, a2, 32); v128.store(dst, a3, 48);
+  v128.store(dst, a4, 64); v128.store(dst, a5, 80); v128.store(dst, a6, 96); v128.store(dst, a7, 112);
 }
 
 function score_1x16<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void {
-  let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0;
-  for (let end = q + (<usize>d << 2); q < end; q += 4) {
-    const s = v128.load32_splat(q);
-    a0 = mulAdd(s, lower<K>(k, 0, mask), a0); b0 = mulAdd(s, upper<K>(k, 0, mask), b0);
-    a1 = mulAdd(s, lower<K>(k, 1, mask), a1); b1 = mulAdd(s, upper<K>(k, 1, mask), b1);
-    k += 32 * sizeof<K>();
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0;
+  for (let end = q + (<usize>d << 2); q < end; q += columns<K>() << 2, k += 128) {
+    const s = v128.load32_splat(q), t = isInteger<K>() ? v128.load32_splat(q, 4) : s;
+    a0 = scored<K>(s, t, k, 0, mask, a0); a1 = scored<K>(s, t, k, 1, mask, a1); a2 = scored<K>(s, t, k, 2, mask, a2); a3 = scored<K>(s, t, k, 3, mask, a3);
   }
-  v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
+  v128.store(dst, a0); v128.store(dst, a1, 16); v128.store(dst, a2, 32); v128.store(dst, a3, 48);
 }
 
 function mix_1x32<K>(dst: usize, p: usize, v: usize, count: i32, mask: v128): void {

@@ -1,62 +1,82 @@
 /**
  * Rows of x become rows position … of a cache, whose block b (BLOCK rows) is at table[b] + offset. Each head's d columns are one piece of
- * a block, with room for ⌈d/8⌉ · 8. Threads share columns, so that one row is work for all.
+ * a block, with room for ⌈d/8⌉ · 8. Threads share heads.
  *
- *   store_keys     [heads] [BLOCK / 32][d][32]      panels of 32 rows, as attention makes 8 or 32 scores at once
- *   store_values   [heads] [⌈d/32⌉][BLOCK][32]      panels of 32 columns, as attention adds rows up; the last one as wide as what is left, in eights
+ *   store_keys     [heads] [BLOCK / 32][d][32]          panels of 32 rows, as attention makes 8 or 32 scores at once
+ *     in halves    [heads] [BLOCK / 32][⌈d/2⌉][32][2]   two columns are a word of a row: one row is written in half as many lines
+ *   store_values   [heads] [⌈d/32⌉][BLOCK][32]          panels of 32 columns, as attention adds rows up; the last one as wide as what is left, in eights
  *
  * In f32, or in halves: rounded to the nearest, ±65504 at most, since one infinity would make a NaN of every row that sees it. Of eight
- * halves the first four are the lower parts of four words, the last four the upper. (Halves can't say NaN: a row that has it has a NaN
- * of its own in f32.)
+ * halves of values the first four are the lower parts of four words, the last four the upper. (Halves can't say NaN: a row that has it
+ * has a NaN of its own in f32.)
  */
 import { toHalves } from "./half";
 import { BLOCK, Format, Store } from "./record";
 import { share } from "./share";
-import { loadPart, transpose } from "./simd";
+import { loadFour, loadPart, transpose } from "./simd";
+
+/** Columns of a word of a key. K: f32 or u16 (halves). */
+// @ts-ignore: decorator
+@inline export function columns<K>(): usize {
+  return isInteger<K>() ? 2 : 1;
+}
+
+/** Words of a key. */
+// @ts-ignore: decorator
+@inline export function words<K>(d: i32): i32 {
+  return isInteger<K>() ? (d + 1) >> 1 : d;
+}
 
 export function store_keys(op: Store, t: i32, n: i32): void {
-  const from = share(op.D, t, n), to = share(op.D, t + 1, n), d = op.headWidth, ldx = <usize>op.ldx << 2;
+  if (op.format == Format.f16) storeKeys<u16>(op, t, n);
+  else storeKeys<f32>(op, t, n);
+}
+
+function storeKeys<K>(op: Store, t: i32, n: i32): void {
+  const d = op.headWidth, heads = op.D / d, to = share(heads, t + 1, n), panel = <usize>words<K>(d) * 128, ldx = <usize>op.ldx << 2;
   for (let m = 0, rows = 1; m < op.M; m += rows) {
     const row = (op.position + m) % BLOCK;
-    rows = row % 8 == 0 && m + 8 <= op.M ? 8 : 1;
-    for (let c = from; c < to; ) {
-      const h = c / d, end = min((h + 1) * d, to);
-      const dst = block(op, m) + ((<usize>h * padded(op) * BLOCK + (((row >> 5) * d + c - h * d) << 5) + (row & 24)) << size(op));
-      const x = op.x + ((<usize>m * op.ldx + c) << 2);
-      if (rows == 8) eightKeys(op, dst, x, ldx, end - c);
-      else oneKey(op, dst, x, row & 7, end - c);
-      c = end;
+    rows = row % 4 == 0 && m + 4 <= op.M ? 4 : 1;
+    const start = block(op, m) + <usize>(row >> 5) * panel + (<usize>(row & 31) << 2);
+    for (let h = share(heads, t, n); h < to; h++) {
+      const dst = start + <usize>h * padded(op) * BLOCK * sizeof<K>(), x = op.x + ((<usize>m * op.ldx + h * d) << 2);
+      if (rows == 4) fourKeys<K>(dst, x, ldx, d);
+      else oneKey<K>(dst, x, d);
     }
   }
 }
 
-/** `count` columns of 8 rows. */
-function eightKeys(op: Store, dst: usize, x: usize, ldx: usize, count: i32): void {
-  const step = <usize>32 << size(op), y = x + 4 * ldx;
-  let at: usize = 0;
-  for (; count >= 4; count -= 4, at += 16, dst += 4 * step) {
-    const i = x + at, j = y + at;
-    const a = v128.load(i), b = v128.load(i + ldx), c = v128.load(i + 2 * ldx), d = v128.load(i + 3 * ldx);
-    const e = v128.load(j), f = v128.load(j + ldx), g = v128.load(j + 2 * ldx), h = v128.load(j + 3 * ldx);
-    if (op.format == Format.f16) transpose(halfPair(a, e), halfPair(b, f), halfPair(c, g), halfPair(d, h), dst, step);
-    else {
-      transpose(a, b, c, d, dst, step);
-      transpose(e, f, g, h, dst + 16, step);
-    }
+/** A head's d columns of 4 rows. */
+function fourKeys<K>(dst: usize, x: usize, ldx: usize, d: i32): void {
+  const step = <i32>columns<K>() << 2;
+  for (; d >= step; d -= step, x += <usize>step << 2, dst += 512) {
+    transpose(fourWords<K>(x), fourWords<K>(x + ldx), fourWords<K>(x + 2 * ldx), fourWords<K>(x + 3 * ldx), dst, 128);
   }
-  for (let row = 0; row < 8; row++) oneKey(op, dst, x + at + <usize>row * ldx, row, count);
+  for (let row: usize = 0; row < 4; row++) oneKey<K>(dst + (row << 2), x + row * ldx, d);
 }
 
-/** `count` columns of row `row` of 8. */
-function oneKey(op: Store, dst: usize, x: usize, row: i32, count: i32): void {
-  if (op.format == Format.f16) {
-    dst += (<usize>(row & 3) << 2) + (<usize>(row & 4) >> 1);
-    for (; count >= 4; count -= 4, x += 16, dst += 256) {
-      const v = saturated(v128.load(x));
-      v128.store16_lane(dst, v, 0); v128.store16_lane(dst, v, 2, 64); v128.store16_lane(dst, v, 4, 128); v128.store16_lane(dst, v, 6, 192);
-    }
-    for (; count > 0; count--, x += 4, dst += 64) v128.store16_lane(dst, saturated(v128.load32_zero(x)), 0);
-  } else for (dst += <usize>row << 2; count > 0; count--, x += 4, dst += 128) store<f32>(dst, load<f32>(x));
+function oneKey<K>(dst: usize, x: usize, d: i32): void {
+  const step = <i32>columns<K>() << 2;
+  for (; d >= step; d -= step, x += <usize>step << 2, dst += 512) {
+    const v = fourWords<K>(x);
+    v128.store32_lane(dst, v, 0); v128.store32_lane(dst, v, 1, 128); v128.store32_lane(dst, v, 2, 256); v128.store32_lane(dst, v, 3, 384);
+  }
+  for (; d > 0; d -= <i32>columns<K>(), x += columns<K>() << 2, dst += 128) {
+    const v = loadFour(x, min(d, <i32>columns<K>()));
+    v128.store32_lane(dst, isInteger<K>() ? narrow(v, v) : v, 0);
+  }
+}
+
+// @ts-ignore: decorator
+@inline function fourWords<K>(x: usize): v128 {
+  const v = v128.load(x);
+  return isInteger<K>() ? narrow(v, v128.load(x, 16)) : v;
+}
+
+/** Eight halves, one after another. */
+// @ts-ignore: decorator
+@inline function narrow(a: v128, b: v128): v128 {
+  return i16x8.narrow_i32x4_u(saturated(a), saturated(b));
 }
 
 export function store_values(op: Store, t: i32, n: i32): void {
