@@ -28,7 +28,7 @@
 import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";
 import { firstLanes, largest, mulAdd, storePart, sum, transpose } from "./simd";
-import { columns, words } from "./store";
+import { columns } from "./store";
 
 export function attention(op: Attention, t: i32, n: i32): void {
   if (op.format == Format.f16) attend<u16>(op, t, n);
@@ -105,6 +105,15 @@ function tileBytes(op: Attention): usize {
 // @ts-ignore: decorator
 @inline function inversesOf(op: Attention, at: usize): usize {
   return at + rowsOf(op) * (strideOf(op.S) + (padded(op) << 3));
+}
+
+/**
+ * Whether one row adds the values of all rows of a block, those not there times 0: halves are finite, so it changes no bit, and memory is
+ * read from one end to the other, which is sooner over than part of it with gaps (bench/RESULTS.md).
+ */
+// @ts-ignore: decorator
+@inline function wholeBlocks<K>(op: Attention): bool {
+  return isInteger<K>() && op.T == 1;
 }
 
 /** How many rows row `row` sees. */
@@ -189,18 +198,11 @@ function begin<K>(op: Attention, h: i32, row: i32, at: usize): void {
 
 /** Scores of what the tile's last row sees of the block of key `from`, and of a few more that nobody reads. */
 function scores<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
-  const d = op.headWidth, q = queriesOf(op, at), stride = strideOf(op.S), end = min(seen(op, min(row + 4, op.T) - 1), from + BLOCK);
-  const panel = <usize>words<K>(d) * 128;
-  let k = part<K>(op, op.keyTable, op.keyOffset, from / BLOCK, h), p = at + (<usize>from << 2);
-  for (let key = from; key < end; key += 32, p += 128, k += panel) {
-    if (op.T == 1) {
-      if (end - key > 16) score_1x32<K>(q, k, d, p, mask);
-      else score_1x16<K>(q, k, d, p, mask);
-    } else {
-      const count = min(end - key, 32);
-      for (let i = 0; i < count; i += 8) score_4x8<K>(q, k + (<usize>i << 2), d, p + (<usize>i << 2), stride, mask);
-    }
-  }
+  const d = op.headWidth, q = queriesOf(op, at), stride = strideOf(op.S), count = min(seen(op, min(row + 4, op.T) - 1) - from, BLOCK);
+  const k = part<K>(op, op.keyTable, op.keyOffset, from / BLOCK, h), p = at + (<usize>from << 2);
+  if (op.T > 1) {
+    for (let i = 0; i < count; i += 8) score_4x8<K>(q, k + (<usize>i << 2), d, p + (<usize>i << 2), stride, mask);
+  } else score_1x32<K>(q, k, d, p, mask);
 }
 
 /** Scores to exponentials. */
@@ -210,13 +212,14 @@ function weigh<K>(op: Attention, h: i32, row: i32, at: usize, table: usize): voi
   for (let r = row; r < row + rows; r++, at += stride, inverses += 4) {
     const count = seen(op, r), total = exponentials(at, count, table);
     store<f32>(inverses, bias<K>() / total);
+    if (wholeBlocks<K>(op)) for (let i = count + 3 & ~3; i < (count + BLOCK - 1 & -BLOCK); i += 4) v128.store(at + (<usize>i << 2), f32x4.splat(0));
     if (op.weights) keep(op.weights, op.T, op.S, h, r, at, count, <f32>1 / total);
   }
 }
 
 /** Adds the values that all rows of the tile see of the block of key `from`. */
 function mix<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: v128): void {
-  const d = op.headWidth, stride = strideOf(op.S), count = min(seen(op, row) - from, BLOCK);
+  const d = op.headWidth, stride = strideOf(op.S), count = wholeBlocks<K>(op) ? BLOCK : min(seen(op, row) - from, BLOCK);
   let v = part<K>(op, op.valueTable, op.valueOffset, from / BLOCK, h), dst = sumsOf(op, at), c = 0;
   at += <usize>from << 2;
   if (op.T == 1) {
@@ -320,15 +323,6 @@ function score_1x32<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void
   }
   v128.store(dst, a0); v128.store(dst, a1, 16); v128.store(dst, a2, 32); v128.store(dst, a3, 48);
   v128.store(dst, a4, 64); v128.store(dst, a5, 80); v128.store(dst, a6, 96); v128.store(dst, a7, 112);
-}
-
-function score_1x16<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void {
-  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0;
-  for (let end = q + (<usize>d << 2); q < end; q += columns<K>() << 2, k += 128) {
-    const s = v128.load32_splat(q), t = isInteger<K>() ? v128.load32_splat(q, 4) : s;
-    a0 = scored<K>(s, t, k, 0, mask, a0); a1 = scored<K>(s, t, k, 1, mask, a1); a2 = scored<K>(s, t, k, 2, mask, a2); a3 = scored<K>(s, t, k, 3, mask, a3);
-  }
-  v128.store(dst, a0); v128.store(dst, a1, 16); v128.store(dst, a2, 32); v128.store(dst, a3, 48);
 }
 
 function mix_1x32<K>(dst: usize, p: usize, v: usize, count: i32, mask: v128): void {

@@ -6,9 +6,9 @@
  *   q[i] · scale → ±4095, times a scale a row        [⌈d/4⌉ · 2][4 rows][2 columns]   a tile
  *   k[s]         → ±8191, times a scale a row        [⌈S/8⌉][⌈d/4⌉ · 2][8 rows][2 columns]
  *   v[s]         → ±8191, times a scale a row        [⌈d/8⌉][⌈S/4⌉ · 2][8 columns][2 rows]
- *   e[i] · v's   → 0 … 4095, times a scale for BLOCK rows seen   [⌈S/4⌉ · 2][4 rows][2 rows seen]   a tile
+ *   e[i] · v's   → 0 … 4095, times a scale for SEEN rows seen   [⌈S/4⌉ · 2][4 rows][2 rows seen]   a tile
  *
- * All integers are exact: 64 · 4095 · 8191 < 2³¹, of d products a score and of BLOCK products a sum, which then is added in f32, block after
+ * All integers are exact: 64 · 4095 · 8191 < 2³¹, of d products a score and of SEEN products a sum, which then is added in f32, block after
  * block. What rounding costs is some 2⁻¹³ of the largest number of a row. A row's bits depend on no other, and are the same in every build.
  *
  * Threads share tiles of 4 rows of a head, and each lays keys and values of the heads it needs out in its scratch: the numbers of
@@ -17,7 +17,7 @@
  */
 import { divide, exponentials, keep, powersTable, strideOf, TABLE } from "./attention";
 import { inverseOf, nearestBy, scaleOf } from "./quantize";
-import { AttentionI16, BLOCK } from "./record";
+import { AttentionI16, SEEN } from "./record";
 import { share } from "./share";
 import { dotAdd, largest, loadFour, mulAdd } from "./simd";
 
@@ -104,10 +104,10 @@ function layValues(op: AttentionI16, h: i32, dst: usize, scales: usize, table: u
   return tile + 4 * strideOf(op.S) + (columns(op) << 3) + (pairs(op) << 4) + 32;
 }
 
-/** e is 1 at most, so its scale times v's is BLOCK rows' largest of v's: scales of v become what e is multiplied by. */
+/** e is 1 at most, so its scale times v's is SEEN rows' largest of v's: scales of v become what e is multiplied by. */
 function factors(op: AttentionI16, vScales: usize, eScales: usize): void {
-  for (let s = 0; s < op.S; s += BLOCK, eScales += 4, vScales += BLOCK << 2) {
-    const count = min(op.S - s, BLOCK), most = top(vScales, count), inverse = f32x4.splat(inverseOf(most, NARROW));
+  for (let s = 0; s < op.S; s += SEEN, eScales += 4, vScales += SEEN << 2) {
+    const count = min(op.S - s, SEEN), most = top(vScales, count), inverse = f32x4.splat(inverseOf(most, NARROW));
     store<f32>(eScales, scaleOf(most, NARROW));
     for (let i = 0; i < count; i += 4) v128.store(vScales + (<usize>i << 2), f32x4.mul(v128.load(vScales + (<usize>i << 2)), inverse));
   }
@@ -117,7 +117,7 @@ function factors(op: AttentionI16, vScales: usize, eScales: usize): void {
 function attend(op: AttentionI16, h: i32, row: i32, k: usize, kScales: usize, v: usize, vScales: usize, scores: usize, table: usize): void {
   const d = op.headWidth, S = op.S, rows = min(op.T - row, 4), stride = strideOf(op.S), panel = columns(op) << 4;
   const q = scores + 4 * stride, e = q + (columns(op) << 3), qScales = e + (pairs(op) << 4), inverses = qScales + 16, eScales = scalesOf(op, scores);
-  const sums = eScales + ((<usize>((S + BLOCK - 1) / BLOCK << 2) + 63) & ~63), ldq = <usize>op.ldq << 2, strip = pairs(op) << 5;
+  const sums = eScales + ((<usize>((S + SEEN - 1) / SEEN << 2) + 63) & ~63), ldq = <usize>op.ldq << 2, strip = pairs(op) << 5;
   let x = op.q + ((<usize>row * op.ldq + h * d) << 2);
   const magic = v128.load32_splat(table);
   if (rows < 4) {
@@ -146,8 +146,8 @@ function attend(op: AttentionI16, h: i32, row: i32, k: usize, kScales: usize, v:
 
   for (let c = 0, to = sums; c < d; c += 8, to += 128, v += strip) {
     memory.fill(to, 0, 128);
-    for (let s = 0; s < S; s += BLOCK) {
-      const at = <usize>s << 4, end = min(at + (BLOCK << 4), strip), scale = v128.load32_splat(eScales + (<usize>(s / BLOCK) << 2));
+    for (let s = 0; s < S; s += SEEN) {
+      const at = <usize>s << 4, end = min(at + (SEEN << 4), strip), scale = v128.load32_splat(eScales + (<usize>(s / SEEN) << 2));
       products(e + (at >> 1), v + at, end - at, to, 32, inverses, scale, scale, true);
     }
   }

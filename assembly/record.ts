@@ -25,7 +25,9 @@ export function singles(M: i32, eights: i32): i32 {
 }
 
 /** Key/value rows of a cache block (attention.ts). */
-export const BLOCK: i32 = 64;
+export const BLOCK: i32 = 32;
+/** Rows seen that share a scale in attention in int16 (attention_i16.ts). */
+export const SEEN: i32 = 64;
 
 export namespace Kind {
   export const matmul_f32: u32 = 1;

@@ -21,23 +21,17 @@ import { loadFour, loadPart, transpose } from "./simd";
   return isInteger<K>() ? 2 : 1;
 }
 
-/** Words of a key. */
-// @ts-ignore: decorator
-@inline export function words<K>(d: i32): i32 {
-  return isInteger<K>() ? (d + 1) >> 1 : d;
-}
-
 export function store_keys(op: Store, t: i32, n: i32): void {
   if (op.format == Format.f16) storeKeys<u16>(op, t, n);
   else storeKeys<f32>(op, t, n);
 }
 
 function storeKeys<K>(op: Store, t: i32, n: i32): void {
-  const d = op.headWidth, heads = op.D / d, to = share(heads, t + 1, n), panel = <usize>words<K>(d) * 128, ldx = <usize>op.ldx << 2;
+  const d = op.headWidth, heads = op.D / d, to = share(heads, t + 1, n), ldx = <usize>op.ldx << 2;
   for (let m = 0, rows = 1; m < op.M; m += rows) {
     const row = (op.position + m) % BLOCK;
     rows = row % 4 == 0 && m + 4 <= op.M ? 4 : 1;
-    const start = block(op, m) + <usize>(row >> 5) * panel + (<usize>(row & 31) << 2);
+    const start = block(op, m) + (<usize>row << 2);
     for (let h = share(heads, t, n); h < to; h++) {
       const dst = start + <usize>h * padded(op) * BLOCK * sizeof<K>(), x = op.x + ((<usize>m * op.ldx + h * d) << 2);
       if (rows == 4) fourKeys<K>(dst, x, ldx, d);

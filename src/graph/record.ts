@@ -17,7 +17,9 @@ export const SCRATCH = 17408;
 /** Bytes of a group of eight rows of int16 in quarters. */
 export const EIGHT = 3584;
 /** Key/value rows of a cache block. */
-export const BLOCK = 64;
+export const BLOCK = 32;
+/** Rows seen that share a scale in attention in int16. */
+export const SEEN = 64;
 
 /**
  * Distance of two rows of `columns` numbers. Rows a multiple of 4 KiB apart would share one set of the first-level cache, and an attention

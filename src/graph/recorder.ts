@@ -9,7 +9,7 @@ import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import {
-  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, strideOf,
+  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, SEEN, strideOf,
   writeRecord,
 } from "./record.js";
 
@@ -130,7 +130,7 @@ function attentionScratch(T: number, seen: number, heads: number, headWidth: num
 /** The same in int16, of `seen` rows for all (assembly/attention_i16.ts). */
 export function attentionI16Scratch(seen: number, headWidth: number): number {
   const room = align8(seen), columns = Math.ceil(headWidth / 4) * 4, pairs = Math.ceil(seen / 4) * 2, padded = align8(headWidth);
-  const tile = 16 * (Math.ceil(seen / 32) * 32 + 16) + 8 * columns + 16 * pairs + 32 + align(4 * Math.ceil(seen / BLOCK)) + 16 * padded;
+  const tile = 16 * (Math.ceil(seen / 32) * 32 + 16) + 8 * columns + 16 * pairs + 32 + align(4 * Math.ceil(seen / SEEN)) + 16 * padded;
   return align(64 + 8 * room + 2 * room * columns + 4 * padded * pairs + tile);
 }
 
