@@ -143,7 +143,7 @@ function tileBytes(op: Attention): usize {
 /** The first four of the `i`th (a constant) eight numbers at p. Eight halves are four words, the last four in their upper parts. */
 // @ts-ignore: decorator
 @inline function lower<K>(p: usize, i: usize, mask: v128): v128 {
-  return isInteger<K>() ? v128.and(i32x4.shr_s(i32x4.shl(v128.load(p + 16 * i), 16), 3), mask) : v128.load(p + 32 * i);
+  return isInteger<K>() ? v128.and(i32x4.dot_i16x8_s(v128.load(p + 16 * i), i32x4.shl(i32x4.shr_u(mask, 31), 13)), mask) : v128.load(p + 32 * i);
 }
 
 /** The last four. */
@@ -156,7 +156,7 @@ function tileBytes(op: Attention): usize {
 // @ts-ignore: decorator
 @inline function first<K>(p: usize, i: usize, mask: v128): v128 {
   const v = v128.load(p + 16 * i);
-  return isInteger<K>() ? v128.and(i32x4.shr_s(i32x4.shl(v, 16), 3), mask) : v;
+  return isInteger<K>() ? v128.and(i32x4.dot_i16x8_s(v, i32x4.shl(i32x4.shr_u(mask, 31), 13)), mask) : v;
 }
 
 /** The second of each. */
