@@ -13,7 +13,7 @@
 import { toHalves } from "./half";
 import { BLOCK, Format, Store } from "./record";
 import { share } from "./share";
-import { loadFour, loadPart, transpose } from "./simd";
+import { loadFour, transpose } from "./simd";
 
 /** Columns of a word of a key. K: f32 or u16 (halves). */
 // @ts-ignore: decorator
@@ -74,20 +74,24 @@ function oneKey<K>(dst: usize, x: usize, d: i32): void {
 }
 
 export function store_values(op: Store, t: i32, n: i32): void {
-  const panels = <i32>(padded(op) >> 3), tasks = op.D / op.headWidth * panels;
-  const from = share(tasks, t, n), to = share(tasks, t + 1, n);
+  if (op.format == Format.f16) storeValues<u16>(op, t, n);
+  else storeValues<f32>(op, t, n);
+}
+
+function storeValues<K>(op: Store, t: i32, n: i32): void {
+  const d = op.headWidth, heads = op.D / d, to = share(heads, t + 1, n);
   for (let m = 0; m < op.M; m++) {
-    const x = op.x + (<usize>m * op.ldx << 2);
     const start = block(op, m), row = <usize>((op.position + m) % BLOCK);
-    for (let i = from; i < to; i++) {
-      const h = i / panels, c = i % panels << 3, rest = op.headWidth - c, v = x + (<usize>(h * op.headWidth + c) << 2);
-      const panel = c & ~31, width = min(padded(op) - <usize>panel, 32);
-      const dst = start + ((<usize>h * padded(op) + panel) * BLOCK + row * width + (c & 31) << size(op));
-      const a = rest < 4 ? loadPart(v, rest) : v128.load(v);
-      const b = rest > 7 ? v128.load(v, 16) : rest > 4 ? loadPart(v + 16, rest - 4) : f32x4.splat(0);
-      if (op.format == Format.f16) v128.store(dst, halfPair(a, b));
-      else {
-        v128.store(dst, a); v128.store(dst, b, 16);
+    for (let h = share(heads, t, n); h < to; h++) {
+      let x = op.x + ((<usize>m * op.ldx + h * d) << 2);
+      for (let c = 0; c < d; c += 8, x += 32) {
+        const panel = <usize>c & ~31, width = min(padded(op) - panel, 32), rest = d - c;
+        const dst = start + ((<usize>h * padded(op) + panel) * BLOCK + row * width + (c & 31)) * sizeof<K>();
+        const a = loadFour(x, rest), b = rest > 4 ? loadFour(x + 16, rest - 4) : f32x4.splat(0);
+        if (isInteger<K>()) v128.store(dst, halfPair(a, b));
+        else {
+          v128.store(dst, a); v128.store(dst, b, 16);
+        }
       }
     }
   }
@@ -103,12 +107,6 @@ export function store_values(op: Store, t: i32, n: i32): void {
 // @ts-ignore: decorator
 @inline function halfPair(a: v128, b: v128): v128 {
   return v128.or(saturated(a), i32x4.shl(saturated(b), 16));
-}
-
-/** log₂ of a number's bytes. */
-// @ts-ignore: decorator
-@inline function size(op: Store): usize {
-  return op.format == Format.f16 ? 1 : 2;
 }
 
 // @ts-ignore: decorator

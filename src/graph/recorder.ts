@@ -190,10 +190,12 @@ export function chosen(finds: Float32Array, threads: number): Choice[] {
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
-/** Whether the second of two operations of a kind uses nothing that the first makes. */
-function apart(first: Operation, { kind, places }: Operation): boolean {
-  const { dst, scratch, to } = first.places;
-  return ["matmul_", "store_"].some((name) => kind.startsWith(name) && first.kind.startsWith(name)) &&
+/** Whether a thread's part of the second of two operations uses nothing that another thread makes in the first. */
+function apart(first: Operation, { kind, fields, places }: Operation): boolean {
+  const { dst, scratch, to } = first.places, after = (name: string) => first.kind.startsWith(name);
+  // threads share stores by heads, and an attention of one row too: each stores itself what it sees
+  const one = kind === "attention" && fields.T === 1 && after("store_");
+  return (one || ["matmul_", "store_"].some((name) => kind.startsWith(name) && after(name))) &&
     [dst, scratch, to].every((made) => !made?.slot || Object.values(places).every(({ slot }) => slot !== made.slot));
 }
 
@@ -476,8 +478,8 @@ export class Recorder implements Graph {
   }
 
   /**
-   * Operations after which threads go on without waiting for each other: products of the same rows (q, k and v), rows for caches. What
-   * one of a run of them uses must stay until the last of them has ended.
+   * Operations after which threads go on without waiting for each other: products of the same rows (q, k and v), rows for caches, one row that
+   * attends to them. What one of a run of them uses must stay until the last of them has ended.
    */
   private together(): number[] {
     const { operations } = this, found: number[] = [];
