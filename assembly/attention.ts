@@ -5,8 +5,8 @@
  * Keys and values lie as store.ts writes them, in blocks of BLOCK rows, a head's part in one piece.
  *
  *                   8 keys                              8 columns
- *             ┌───────┬───────┐  k: panels            ┌───────┬───────┐  v: panels
- *   q[i,c] ─► │  a0   │  b0   │  of 32 rows        e ─► │  a0   │  b0   │  [⌈d/32⌉][BLOCK][32]
+ *             ┌───────┬───────┐  k: [d][BLOCK] or     ┌───────┬───────┐  v: panels
+ *   q[i,c] ─► │  a0   │  b0   │  [⌈d/2⌉][BLOCK][2] e ─► │  a0   │  b0   │  [⌈d/32⌉][BLOCK][32]
  *   …         │  …    │  …    │                   …   │  …    │  …    │
  * q[i+3,c] ─► │  a3   │  b3   │                       │  a3   │  b3   │
  *             └───────┴───────┘                       └───────┴───────┘
@@ -23,7 +23,7 @@
  * Halves are read as f32 without moving their exponent's bias, so 2¹¹² too small (subnormals too); q and e are as much larger.
  *
  * The thread's scratch: the numbers of 2ˣ [TABLE bytes], then for each tile, of R = 1 or 4 rows: scores [R][stride], q [d][R],
- * sums [⌈d/8⌉][R][8], 1 / Σ e [R]. As many tiles go together as there is room for (scratchBytes; src/graph/recorder.ts).
+ * sums [⌈d/8⌉][R][8], 1 / Σ e [R]; q and sums have room for ⌈d/8⌉ · 8 columns, 0 behind the last of q. As many tiles go together as there is room for (scratchBytes; src/graph/recorder.ts).
  */
 import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";
@@ -108,8 +108,8 @@ function tileBytes(op: Attention): usize {
 }
 
 /**
- * Whether one row adds the values of all rows of a block, those not there times 0: halves are finite, so it changes no bit, and memory is
- * read from one end to the other, which is sooner over than part of it with gaps (bench/RESULTS.md).
+ * Whether one row adds the values of all rows of a block, of those not there times 0: halves are finite, so that changes no bit, and memory is
+ * read from one end to the other, which is sooner done than parts of it with gaps (bench/RESULTS.md).
  */
 // @ts-ignore: decorator
 @inline function wholeBlocks<K>(op: Attention): bool {
@@ -140,32 +140,42 @@ function tileBytes(op: Attention): usize {
   return i32x4.splat(0x8fffe000 * op.format);
 }
 
-/** The first four of the `i`th (a constant) eight numbers at p. Eight halves are four words, the last four in their upper parts. */
+/** The lower halves of four words: times 2¹³, which is a shift of a number with its sign. The factor is made of the mask, for the reason it is. */
+// @ts-ignore: decorator
+@inline function lowerHalves(words: v128, mask: v128): v128 {
+  return v128.and(i32x4.dot_i16x8_s(words, i32x4.shl(i32x4.shr_u(mask, 31), 13)), mask);
+}
+
+// @ts-ignore: decorator
+@inline function upperHalves(words: v128, mask: v128): v128 {
+  return v128.and(i32x4.shr_s(words, 3), mask);
+}
+
+/** Of values: the first four of the `i`th (a constant) eight numbers at p. Eight halves are four words, the last four in their upper parts. */
 // @ts-ignore: decorator
 @inline function lower<K>(p: usize, i: usize, mask: v128): v128 {
-  return isInteger<K>() ? v128.and(i32x4.dot_i16x8_s(v128.load(p + 16 * i), i32x4.shl(i32x4.shr_u(mask, 31), 13)), mask) : v128.load(p + 32 * i);
+  return isInteger<K>() ? lowerHalves(v128.load(p + 16 * i), mask) : v128.load(p + 32 * i);
 }
 
 /** The last four. */
 // @ts-ignore: decorator
 @inline function upper<K>(p: usize, i: usize, mask: v128): v128 {
-  return isInteger<K>() ? v128.and(i32x4.shr_s(v128.load(p + 16 * i), 3), mask) : v128.load(p + 32 * i + 16);
+  return isInteger<K>() ? upperHalves(v128.load(p + 16 * i), mask) : v128.load(p + 32 * i + 16);
 }
 
-/** Of keys: the `i`th (a constant) four numbers at p, or of pairs of halves the first of each. */
+/** Of keys: the `i`th (a constant) four numbers at p, or the first halves of four words. */
 // @ts-ignore: decorator
 @inline function first<K>(p: usize, i: usize, mask: v128): v128 {
-  const v = v128.load(p + 16 * i);
-  return isInteger<K>() ? v128.and(i32x4.dot_i16x8_s(v, i32x4.shl(i32x4.shr_u(mask, 31), 13)), mask) : v;
+  return isInteger<K>() ? lowerHalves(v128.load(p + 16 * i), mask) : v128.load(p + 16 * i);
 }
 
-/** The second of each. */
+/** The second halves. */
 // @ts-ignore: decorator
 @inline function second(p: usize, i: usize, mask: v128): v128 {
-  return v128.and(i32x4.shr_s(v128.load(p + 16 * i), 3), mask);
+  return upperHalves(v128.load(p + 16 * i), mask);
 }
 
-/** a, four rows' sums, and of their products with one query the next one, or two: s and t are its columns. */
+/** a, sums of four rows, and the products of one more column, or of two: s and t are q's. */
 // @ts-ignore: decorator
 @inline function scored<K>(s: v128, t: v128, p: usize, i: usize, mask: v128, a: v128): v128 {
   a = mulAdd(s, first<K>(p, i, mask), a);

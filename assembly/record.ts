@@ -24,7 +24,7 @@ export function singles(M: i32, eights: i32): i32 {
   return max(M - (eights << 3), 0);
 }
 
-/** Key/value rows of a cache block (attention.ts). */
+/** Key/value rows of a cache block (attention.ts): as few as one row meets at a time, since those of the last block that are not there are read too. */
 export const BLOCK: i32 = 32;
 /** Rows seen that share a scale in attention in int16 (attention_i16.ts). */
 export const SEEN: i32 = 64;
@@ -131,7 +131,8 @@ export const TAKEN: usize = RECORD_BYTES - 8;
 
 /**
  * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset, in `format` f32 or f16.
- * Each head's columns are one piece, with room for ⌈headWidth / 8⌉ · 8: keys [BLOCK / 32][headWidth][32], values in panels of 32 columns.
+ * Each head's columns are one piece, with room for ⌈headWidth / 8⌉ · 8: keys [headWidth][BLOCK], or of halves [⌈headWidth / 2⌉][BLOCK][2], values in panels
+ * of 32 columns.
  */
 @unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; headWidth: i32; format: u32; }
 

@@ -1,10 +1,11 @@
 /**
  * Rows of x become rows position … of a cache, whose block b (BLOCK rows) is at table[b] + offset. Each head's d columns are one piece of
- * a block, with room for ⌈d/8⌉ · 8. Threads share heads.
+ * a block, with room for ⌈d/8⌉ · 8. Threads share heads, as they do an attention of one row, which so need not wait for all of them
+ * (src/graph/recorder.ts).
  *
- *   store_keys     [heads] [BLOCK / 32][d][32]          panels of 32 rows, as attention makes 8 or 32 scores at once
- *     in halves    [heads] [BLOCK / 32][⌈d/2⌉][32][2]   two columns are a word of a row: one row is written in half as many lines
- *   store_values   [heads] [⌈d/32⌉][BLOCK][32]          panels of 32 columns, as attention adds rows up; the last one as wide as what is left, in eights
+ *   store_keys     [heads] [d][BLOCK]             as attention makes 8 or 32 scores at once
+ *     in halves    [heads] [⌈d/2⌉][BLOCK][2]      two columns of a row are a word: a row is written in half as many lines
+ *   store_values   [heads] [⌈d/32⌉][BLOCK][32]    panels of 32 columns, as attention adds rows up; the last one as wide as what is left, in eights
  *
  * In f32, or in halves: rounded to the nearest, ±65504 at most, since one infinity would make a NaN of every row that sees it. Of eight
  * halves of values the first four are the lower parts of four words, the last four the upper. (Halves can't say NaN: a row that has it
@@ -40,7 +41,7 @@ function storeKeys<K>(op: Store, t: i32, n: i32): void {
   }
 }
 
-/** A head's d columns of 4 rows. */
+/** A head's d columns of 4 rows; 128 bytes, BLOCK words, from one word of a row to the next. */
 function fourKeys<K>(dst: usize, x: usize, ldx: usize, d: i32): void {
   const step = <i32>columns<K>() << 2;
   for (; d >= step; d -= step, x += <usize>step << 2, dst += 512) {

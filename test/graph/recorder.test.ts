@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RECORD_BYTES, readRecord } from "#src/graph/record.js";
-import { Recorder, type StoredLinear } from "#src/graph/recorder.js";
+import { Cache } from "#src/graph/cache.js";
+import { Batch, Recorder, type StoredLinear } from "#src/graph/recorder.js";
 
 const linear = (inputs: number, outputs: number): StoredLinear => ({ inputs, outputs, format: "i8", address: 2 ** 20, bias: 0 });
 
@@ -33,5 +34,18 @@ test("rows come in eights for products of many of them, at most four of the firs
     assert.deepEqual(found.map(({ kind, words }) => [kind, words.eights]), [
       ["quantize", i8], ["matmul_i8", i8], ...(i4 === i8 ? [] : [["quantize", i4]]), ["matmul_i4", i4], ["matmul_i8", i8], ["quantize_i8", 0], ["matmul_w8a8", 0],
     ]);
+  }
+});
+
+test("a row that attends to a cache alone does so without waiting for all stores, more rows wait", () => {
+  const memory = { alloc: () => 2 ** 16, free() {}, write() {} };
+  for (const [rows, goesOn] of [[1, [1, 1, 0]], [2, [1, 0, 0]]] as const) {
+    const g = new Recorder(2, undefined), cache = new Cache(memory, { layers: 1, heads: 2, headWidth: 8, format: "f16" }, 64), x = g.input(new Float32Array(rows * 16), rows, 16);
+    g.keep("mixed", g.attention(x, g.append(new Batch([{ cache, rows }]), 0, x, x), { heads: 2 }));
+    const pass = g.finish(), records = pass.at(4096, { write() {} }), view = new DataView(records.buffer);
+    assert.deepEqual(
+      Array.from({ length: pass.count }, (_, i) => [readRecord(view, i).kind, view.getUint32((i + 1) * RECORD_BYTES - 4, true)]),
+      ["store_keys", "store_values", "attention"].map((kind, i) => [kind, goesOn[i]]),
+    );
   }
 });
