@@ -140,10 +140,16 @@ function tileBytes(op: Attention): usize {
   return i32x4.splat(0x8fffe000 * op.format);
 }
 
-/** The lower halves of four words: times 2¹³, which is a shift of a number with its sign. The factor is made of the mask, for the reason it is. */
+/** 2¹³ for lower halves and 0 for upper ones: a product with it is a shift of a number with its sign. Made of the mask, for the reason it is. */
 // @ts-ignore: decorator
-@inline function lowerHalves(words: v128, mask: v128): v128 {
-  return v128.and(i32x4.dot_i16x8_s(words, i32x4.shl(i32x4.shr_u(mask, 31), 13)), mask);
+@inline function factorOf(mask: v128): v128 {
+  return i32x4.shl(i32x4.shr_u(mask, 31), 13);
+}
+
+/** The lower halves of four words. */
+// @ts-ignore: decorator
+@inline function lowerHalves(words: v128, mask: v128, factor: v128): v128 {
+  return v128.and(i32x4.dot_i16x8_s(words, factor), mask);
 }
 
 // @ts-ignore: decorator
@@ -153,8 +159,8 @@ function tileBytes(op: Attention): usize {
 
 /** Of values: the first four of the `i`th (a constant) eight numbers at p. Eight halves are four words, the last four in their upper parts. */
 // @ts-ignore: decorator
-@inline function lower<K>(p: usize, i: usize, mask: v128): v128 {
-  return isInteger<K>() ? lowerHalves(v128.load(p + 16 * i), mask) : v128.load(p + 32 * i);
+@inline function lower<K>(p: usize, i: usize, mask: v128, factor: v128): v128 {
+  return isInteger<K>() ? lowerHalves(v128.load(p + 16 * i), mask, factor) : v128.load(p + 32 * i);
 }
 
 /** The last four. */
@@ -165,8 +171,8 @@ function tileBytes(op: Attention): usize {
 
 /** Of keys: the `i`th (a constant) four numbers at p, or the first halves of four words. */
 // @ts-ignore: decorator
-@inline function first<K>(p: usize, i: usize, mask: v128): v128 {
-  return isInteger<K>() ? lowerHalves(v128.load(p + 16 * i), mask) : v128.load(p + 16 * i);
+@inline function first<K>(p: usize, i: usize, mask: v128, factor: v128): v128 {
+  return isInteger<K>() ? lowerHalves(v128.load(p + 16 * i), mask, factor) : v128.load(p + 16 * i);
 }
 
 /** The second halves. */
@@ -177,8 +183,8 @@ function tileBytes(op: Attention): usize {
 
 /** a, sums of four rows, and the products of one more column, or of two: s and t are q's. */
 // @ts-ignore: decorator
-@inline function scored<K>(s: v128, t: v128, p: usize, i: usize, mask: v128, a: v128): v128 {
-  a = mulAdd(s, first<K>(p, i, mask), a);
+@inline function scored<K>(s: v128, t: v128, p: usize, i: usize, mask: v128, factor: v128, a: v128): v128 {
+  a = mulAdd(s, first<K>(p, i, mask, factor), a);
   return isInteger<K>() ? mulAdd(t, second(p, i, mask), a) : a;
 }
 
@@ -262,18 +268,20 @@ function finish<K>(op: Attention, h: i32, row: i32, at: usize, mask: v128): void
 }
 
 function addValues<K>(op: Attention, h: i32, key: i32, e: f32, sums: usize, step: usize, mask: v128): void {
+  const factor = factorOf(mask);
   const v = part<K>(op, op.valueTable, op.valueOffset, key / BLOCK, h), s = f32x4.splat(e);
   for (let c = 0; c < op.headWidth; c += 8, sums += step) {
     const p = v + <usize>(c & ~31) * BLOCK * sizeof<K>() + <usize>(key % BLOCK) * rowBytes<K>(op, c) + <usize>(c & 31) * sizeof<K>();
-    v128.store(sums, mulAdd(s, lower<K>(p, 0, mask), v128.load(sums)));
+    v128.store(sums, mulAdd(s, lower<K>(p, 0, mask, factor), v128.load(sums)));
     v128.store(sums, mulAdd(s, upper<K>(p, 0, mask), v128.load(sums, 16)), 16);
   }
 }
 
 function score_4x8<K>(q: usize, k: usize, d: i32, dst: usize, stride: usize, mask: v128): void {
+  const factor = factorOf(mask);
   let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
   for (let end = q + (<usize>d << 4); q < end; ) {
-    let ka = first<K>(k, 0, mask), kb = first<K>(k, 1, mask), s = v128.load32_splat(q);
+    let ka = first<K>(k, 0, mask, factor), kb = first<K>(k, 1, mask, factor), s = v128.load32_splat(q);
     a0 = mulAdd(s, ka, a0); b0 = mulAdd(s, kb, b0);
     s = v128.load32_splat(q, 4);
     a1 = mulAdd(s, ka, a1); b1 = mulAdd(s, kb, b1);
@@ -304,11 +312,12 @@ function score_4x8<K>(q: usize, k: usize, d: i32, dst: usize, stride: usize, mas
 }
 
 function mix_4x8<K>(dst: usize, p0: usize, stride: usize, v: usize, ldv: usize, count: i32, mask: v128): void {
+  const factor = factorOf(mask);
   let p1 = p0 + stride, p2 = p1 + stride, p3 = p2 + stride;
   let a0 = v128.load(dst), b0 = v128.load(dst, 16), a1 = v128.load(dst, 32), b1 = v128.load(dst, 48);
   let a2 = v128.load(dst, 64), b2 = v128.load(dst, 80), a3 = v128.load(dst, 96), b3 = v128.load(dst, 112);
   for (let end = p0 + (<usize>count << 2); p0 < end; ) {
-    const va = lower<K>(v, 0, mask), vb = upper<K>(v, 0, mask);
+    const va = lower<K>(v, 0, mask, factor), vb = upper<K>(v, 0, mask);
     let s = v128.load32_splat(p0);
     a0 = mulAdd(s, va, a0); b0 = mulAdd(s, vb, b0);
     s = v128.load32_splat(p1);
@@ -325,25 +334,27 @@ function mix_4x8<K>(dst: usize, p0: usize, stride: usize, v: usize, ldv: usize, 
 
 /** Enough sums under way to hide an addition's latency, and memory read from one address to the next: the processor fetches ahead. */
 function score_1x32<K>(q: usize, k: usize, d: i32, dst: usize, mask: v128): void {
+  const factor = factorOf(mask);
   let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
   for (let end = q + (<usize>d << 2); q < end; q += columns<K>() << 2, k += 128) {
     const s = v128.load32_splat(q), t = isInteger<K>() ? v128.load32_splat(q, 4) : s;
-    a0 = scored<K>(s, t, k, 0, mask, a0); a1 = scored<K>(s, t, k, 1, mask, a1); a2 = scored<K>(s, t, k, 2, mask, a2); a3 = scored<K>(s, t, k, 3, mask, a3);
-    a4 = scored<K>(s, t, k, 4, mask, a4); a5 = scored<K>(s, t, k, 5, mask, a5); a6 = scored<K>(s, t, k, 6, mask, a6); a7 = scored<K>(s, t, k, 7, mask, a7);
+    a0 = scored<K>(s, t, k, 0, mask, factor, a0); a1 = scored<K>(s, t, k, 1, mask, factor, a1); a2 = scored<K>(s, t, k, 2, mask, factor, a2); a3 = scored<K>(s, t, k, 3, mask, factor, a3);
+    a4 = scored<K>(s, t, k, 4, mask, factor, a4); a5 = scored<K>(s, t, k, 5, mask, factor, a5); a6 = scored<K>(s, t, k, 6, mask, factor, a6); a7 = scored<K>(s, t, k, 7, mask, factor, a7);
   }
   v128.store(dst, a0); v128.store(dst, a1, 16); v128.store(dst, a2, 32); v128.store(dst, a3, 48);
   v128.store(dst, a4, 64); v128.store(dst, a5, 80); v128.store(dst, a6, 96); v128.store(dst, a7, 112);
 }
 
 function mix_1x32<K>(dst: usize, p: usize, v: usize, count: i32, mask: v128): void {
+  const factor = factorOf(mask);
   let a0 = v128.load(dst), b0 = v128.load(dst, 16), a1 = v128.load(dst, 32), b1 = v128.load(dst, 48);
   let a2 = v128.load(dst, 64), b2 = v128.load(dst, 80), a3 = v128.load(dst, 96), b3 = v128.load(dst, 112);
   for (let end = p + (<usize>count << 2); p < end; p += 4) {
     const s = v128.load32_splat(p);
-    a0 = mulAdd(s, lower<K>(v, 0, mask), a0); b0 = mulAdd(s, upper<K>(v, 0, mask), b0);
-    a1 = mulAdd(s, lower<K>(v, 1, mask), a1); b1 = mulAdd(s, upper<K>(v, 1, mask), b1);
-    a2 = mulAdd(s, lower<K>(v, 2, mask), a2); b2 = mulAdd(s, upper<K>(v, 2, mask), b2);
-    a3 = mulAdd(s, lower<K>(v, 3, mask), a3); b3 = mulAdd(s, upper<K>(v, 3, mask), b3);
+    a0 = mulAdd(s, lower<K>(v, 0, mask, factor), a0); b0 = mulAdd(s, upper<K>(v, 0, mask), b0);
+    a1 = mulAdd(s, lower<K>(v, 1, mask, factor), a1); b1 = mulAdd(s, upper<K>(v, 1, mask), b1);
+    a2 = mulAdd(s, lower<K>(v, 2, mask, factor), a2); b2 = mulAdd(s, upper<K>(v, 2, mask), b2);
+    a3 = mulAdd(s, lower<K>(v, 3, mask, factor), a3); b3 = mulAdd(s, upper<K>(v, 3, mask), b3);
     v += 32 * sizeof<K>();
   }
   v128.store(dst, a0); v128.store(dst, b0, 16); v128.store(dst, a1, 32); v128.store(dst, b1, 48);
@@ -351,10 +362,11 @@ function mix_1x32<K>(dst: usize, p: usize, v: usize, count: i32, mask: v128): vo
 }
 
 function mix_1x8<K>(dst: usize, p: usize, v: usize, ldv: usize, count: i32, mask: v128): void {
+  const factor = factorOf(mask);
   let a = v128.load(dst), b = v128.load(dst, 16);
   for (let end = p + (<usize>count << 2); p < end; p += 4, v += ldv) {
     const s = v128.load32_splat(p);
-    a = mulAdd(s, lower<K>(v, 0, mask), a); b = mulAdd(s, upper<K>(v, 0, mask), b);
+    a = mulAdd(s, lower<K>(v, 0, mask, factor), a); b = mulAdd(s, upper<K>(v, 0, mask), b);
   }
   v128.store(dst, a); v128.store(dst, b, 16);
 }
