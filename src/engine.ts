@@ -73,7 +73,7 @@ const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
 /** How long warming up may make loading last longer: a part of what it took so far, or so many milliseconds. */
 const WARM_UP = 0.1, WARM_UP_MS = 30;
 
-/** Prefixes that keep something at once; a block is 24 MiB at the released sizes, 12 in f16. */
+/** Prefixes that keep something at once; a block is 12 MiB at the released sizes, 6 in f16. */
 const PREFIXES = 4;
 
 /** Plans that a sequence keeps: more than the numbers of guesses that one text can have; batches have many combinations. */
