@@ -23,7 +23,8 @@
  * Halves are read as f32 without moving their exponent's bias, so 2¹¹² too small (subnormals too); q and e are as much larger.
  *
  * The thread's scratch: the numbers of 2ˣ [TABLE bytes], then for each tile, of R = 1 or 4 rows: scores [R][stride], q [d][R],
- * sums [⌈d/8⌉][R][8], 1 / Σ e [R]; q and sums have room for ⌈d/8⌉ · 8 columns, 0 behind the last of q. As many tiles go together as there is room for (scratchBytes; src/graph/recorder.ts).
+ * sums [⌈d/8⌉][R][8], 1 / Σ e [R]; q and sums have room for ⌈d/8⌉ · 8 columns, 0 behind the last of q. As many tiles go together as there
+ * is room for (scratchBytes; src/graph/recorder.ts).
  */
 import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";

@@ -34,8 +34,8 @@ export function matmul_i4(op: Matmul, t: i32, n: i32): void {
   if (n == 1) return outputs(op, t, 0, 1, 0, panels, sums);
   const parts = partsOf(op, n);
   for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
-    const from = p & 0xffff;
-    outputs(op, t, p >> 16, parts, from, takenTo(from, panels, parts, n), sums);
+    const from = p % panels;
+    outputs(op, t, p / panels, parts, from, takenTo(from, panels, parts, n), sums);
   }
 }
 

@@ -36,8 +36,8 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + OUTPUTS - 1) / OUTPUTS, parts = partsOf(op, n);
   if (n == 1) return outputs(op, t, 0, 1, 0, panels);
   for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
-    const from = p & 0xffff;
-    outputs(op, t, p >> 16, parts, from, takenTo(from, panels, parts, n));
+    const from = p % panels;
+    outputs(op, t, p / panels, parts, from, takenTo(from, panels, parts, n));
   }
 }
 

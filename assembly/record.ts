@@ -79,8 +79,8 @@ export namespace Limits {
 
 @unmanaged export class Record { kind: u32; }
 
-/** Bytes to the word that counts pieces that were taken (share.ts): 0 when the host writes the record. */
-export const TAKEN: usize = RECORD_BYTES - 8;
+/** Bytes to the two words that count pieces that were taken (share.ts): 0 when the host writes the record. */
+export const TAKEN: usize = RECORD_BYTES - 12;
 
 // @ts-ignore: decorator
 @inline export function goesOn(list: usize): bool {

@@ -11,34 +11,34 @@ export function rowsOfPass(rowBytes: i32): i32 {
 }
 
 /**
- * The next pieces of a record for thread t: part << 16 | where they begin, or −1 when none are left. There are `pieces` (at most 65535) of each of 1 or 2
- * `parts`; a thread takes of one as long as there are any, and then helps with the other. Each take is a share of what is left, down to one piece, so that
+ * Where the next pieces of a record for thread t begin, or −1 when none are left. There are `pieces` of each of 1 or 2 `parts`, those of the second
+ * counted on from those of the first; a thread takes of one as long as there are any, and then helps with the other. Each take is a share of what is left, down to one piece, so that
  * threads end together, whoever of them was held up or reads memory more slowly. Which thread makes an output changes no bit of it.
  */
 export function take(op: Record, pieces: i32, parts: i32, t: i32, n: i32): i32 {
   for (let i = 0, part = share(parts, t, n); i < parts; i++, part ^= 1) {
-    const from = takeOf(changetype<usize>(op) + TAKEN + (<usize>part << 1), pieces, parts, n);
-    if (from < pieces) return part << 16 | from;
+    const from = takeOf(changetype<usize>(op) + TAKEN + (<usize>part << 2), pieces, parts, n);
+    if (from < pieces) return part * pieces + from;
   }
   return -1;
 }
 
 function takeOf(taken: usize, pieces: i32, parts: i32, n: i32): i32 {
   if (ASC_FEATURE_THREADS) {
-    let from = <i32>atomic.load<u16>(taken);
+    let from = atomic.load<i32>(taken);
     while (from < pieces) {
-      const found = <i32>atomic.cmpxchg<u16>(taken, <u16>from, <u16>takenTo(from, pieces, parts, n));
+      const found = atomic.cmpxchg<i32>(taken, from, takenTo(from, pieces, parts, n));
       if (found == from) break;
       from = found;
     }
     return from;
   }
-  const from = <i32>load<u16>(taken);
-  if (from < pieces) store<u16>(taken, <u16>takenTo(from, pieces, parts, n));
+  const from = load<i32>(taken);
+  if (from < pieces) store<i32>(taken, takenTo(from, pieces, parts, n));
   return from;
 }
 
-/** Where they end. */
+/** Where pieces of a part that begin at `from` of it end. */
 export function takenTo(from: i32, pieces: i32, parts: i32, n: i32): i32 {
   return from + max((pieces - from) * parts / (2 * n), 1);
 }

@@ -7,7 +7,7 @@ import { activations, type Activation } from "./graph.js";
 /** Bytes of one record in a list. */
 export const RECORD_BYTES = 96;
 /** Bytes of a record to what threads count in as they take their parts, and to whether they go on without waiting for each other. */
-const TAKEN = RECORD_BYTES - 8, GOES_ON = RECORD_BYTES - 4;
+const TAKEN = RECORD_BYTES - 12, GOES_ON = RECORD_BYTES - 4;
 /** Inputs of a scale in weights and activations of whole numbers. */
 export const GROUP = 128;
 /** Inputs of a share in 4-bit weights. */
@@ -148,6 +148,7 @@ export function writeRecord<K extends Kind>(view: DataView, index: number, kind:
   let at = index * RECORD_BYTES;
   view.setUint32(at, kinds[kind], true);
   view.setUint32(at + TAKEN, 0, true);
+  view.setUint32(at + TAKEN + 4, 0, true);
   const { names, words } = written[kind];
   for (let i = 0; i < names.length; i++) {
     at += 4;

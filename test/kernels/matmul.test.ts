@@ -121,6 +121,12 @@ for (const format of ["i8", "i4"] as const) test(`matmul_${format} gives each of
   for (let M = 1; M <= most; M++) assertSameBits(multiply({ ...one, M, x: x.subarray(0, M * K) }, 1 + (M % 3)), alone.slice(0, M * N), `${M} rows`);
 });
 
+for (const [format, outputs] of [["i8", 16], ["i4", 16], ["f16", 8]] as const) test(`threads that take parts of matmul_${format} reach the end of more than 65536 panels`, () => {
+  const K = 1, N = outputs * 65537, x = new Float32Array([3]), w = Float32Array.from({ length: N }, (_, n) => (n % 5) - 2), packed = pack(format, w, N, K);
+  const one: Case = { engine: "plain", format, M: 1, K, N, x, w, packed };
+  assertSameBits(multiply(one, 2), multiply(one, 1), "2 threads");
+});
+
 for (const format of ["i8", "i4", "w8a8"] as const) test(`matmul_${format} gives the same bits in plain and relaxed builds`, { skip: engines.length < 2 && "NOT CHECKED: no relaxed SIMD here" }, () => {
   const M = 6, K = 389, N = 45;
   const all = { format, M, K, N, x: random(M * K, 7), w: random(N * K, 8), bias: random(N, 9), activation: "gelu" as const };
