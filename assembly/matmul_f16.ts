@@ -16,22 +16,32 @@
 import { finish, keep } from "./epilogue";
 import { Format, Matmul } from "./record";
 import { rowsByF32 } from "./rows_f32";
-import { share, take, takenTo } from "./share";
+import { apartOf, share, streamsTo, takeStreams } from "./share";
 import { fma } from "./simd";
 
 export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3;
   if (op.scratch) return rowsByF32(op, t, share(panels, t, n), share(panels, t + 1, n), Format.f16);
-  if (n == 1) return some(op, 0, panels);
-  for (let p = take(op, panels, 1, t, n); p >= 0; p = take(op, panels, 1, t, n)) some(op, p, takenTo(p, panels, 1, n));
+  const apart = apartOf(panels, n);
+  for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both(op, p, streamsTo(p, apart, n), apart, panels);
+}
+
+/** All rows by panels from … to − 1 and by those `apart` further. */
+function both(op: Matmul, from: i32, to: i32, apart: i32, panels: i32): void {
+  const bytes = <usize>op.K << 4;
+  if (op.M > 1) {
+    some(op, from, min(to, panels));
+    return some(op, from + apart, min(to + apart, panels));
+  }
+  const there = min(to + apart, panels) - apart;
+  let p = from;
+  for (; p < there; p++) tile_1x16(op, p << 3, apart << 3, op.w + <usize>p * bytes);
+  if (p < panels) some(op, p, min(to, panels));
 }
 
 function some(op: Matmul, from: i32, to: i32): void {
-  const panelBytes = <usize>op.K << 4;
-  let p = from;
-  if (op.M == 1) for (; p + 2 <= to; p += 2) tile_1x16(op, p << 3, op.w + <usize>p * panelBytes);
-  for (; p < to; p++) {
-    const j = p << 3, w = op.w + <usize>p * panelBytes;
+  for (let p = from; p < to; p++) {
+    const j = p << 3, w = op.w + <usize>p * (<usize>op.K << 4);
     let m = 0;
     for (; m + 4 <= op.M; m += 4) tile(op, m, j, w, 4);
     if (m + 3 == op.M) tile(op, m, j, w, 3);
@@ -88,10 +98,10 @@ export function widen(op: Matmul, w: usize, inputs: i32, wide: usize): void {
   finish(op, m, rows, j, 1);
 }
 
-/** One row, two panels at once: enough sums under way to hide an addition's latency. */
-function tile_1x16(op: Matmul, j: i32, w0: usize): void {
+/** One row, two panels at once, `apart` outputs from each other: enough sums under way to hide an addition's latency. */
+function tile_1x16(op: Matmul, j: i32, apart: i32, w0: usize): void {
   const mask = maskOf(op), bias = biasOf(op);
-  let x = op.x, w1 = w0 + (<usize>op.K << 4);
+  let x = op.x, w1 = w0 + <usize>apart * (<usize>op.K << 1);
   let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0;
   for (let end = x + (<usize>op.K << 2); x < end; x += 4, w0 += 16, w1 += 16) {
     const s = v128.load32_splat(x);
@@ -100,6 +110,7 @@ function tile_1x16(op: Matmul, j: i32, w0: usize): void {
   }
   const dst = op.dst + (<usize>j << 2), count = op.N - j;
   keep(dst, a0, b0, count);
-  keep(dst + 32, a1, b1, count - 8);
-  finish(op, 0, 1, j, 2);
+  keep(dst + (<usize>apart << 2), a1, b1, count - apart);
+  finish(op, 0, 1, j, 1);
+  finish(op, 0, 1, j + apart, 1);
 }

@@ -18,14 +18,21 @@ import { fma } from "./simd";
 export function matmul_f32(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3, to = share(panels, t + 1, n);
   let p = share(panels, t, n);
-  if (op.M == 1) for (; p + 3 <= to; p += 3) tile_1x24(op, p << 3, op.w + <usize>p * (<usize>op.K << 5));
+  if (op.M == 1) {
+    const apart = (to - p) / 3, end = p + apart;
+    for (; p < end; p++) tile_1x24(op, p << 3, apart << 3, op.w + <usize>p * (<usize>op.K << 5));
+    p += 2 * apart;
+  }
   rowsByF32(op, t, p, to, Format.f32);
 }
 
-/** One row, three panels at once: enough sums under way to hide an addition's latency; a fourth would be too many registers. */
-function tile_1x24(op: Matmul, j: i32, w0: usize): void {
-  const panelBytes = <usize>op.K << 5;
-  let x = op.x, w1 = w0 + panelBytes, w2 = w1 + panelBytes;
+/**
+ * One row, three panels at once, `apart` outputs from each other (streams of memory, as share.ts says): enough sums under way to hide an addition's
+ * latency; a fourth would be too many registers.
+ */
+function tile_1x24(op: Matmul, j: i32, apart: i32, w0: usize): void {
+  const further = <usize>apart * (<usize>op.K << 2);
+  let x = op.x, w1 = w0 + further, w2 = w1 + further;
   let a0 = f32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0;
   for (let end = x + (<usize>op.K << 2); x < end; x += 4) {
     const s = v128.load32_splat(x);
@@ -36,7 +43,7 @@ function tile_1x24(op: Matmul, j: i32, w0: usize): void {
   }
   const dst = op.dst + (<usize>j << 2), count = op.N - j;
   keep(dst, a0, b0, count);
-  keep(dst + 32, a1, b1, count - 8);
-  keep(dst + 64, a2, b2, count - 16);
-  finish(op, 0, 1, j, 3);
+  keep(dst + (<usize>apart << 2), a1, b1, count - apart);
+  keep(dst + (<usize>apart << 3), a2, b2, count - 2 * apart);
+  for (let i = 0; i < 3; i++) finish(op, 0, 1, j + i * apart, 1);
 }

@@ -15,8 +15,9 @@
  * exactly: 127 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with two roundings in every
  * build: the same bits for any tile, M, n and machine.
  *
- * Few rows wait for weights: what counts is that there are few instructions a byte, and that x, which weights push out of the first-level
- * cache, is read once for 16 outputs (bench/RESULTS.md). More than two rows go in pairs over half a megabyte of panels, one pair after another:
+ * Few rows wait for weights: what counts is that there are few instructions a byte, that x, which weights push out of the first-level cache, is
+ * read seldom, and that memory is read in long streams (share.ts, bench/RESULTS.md). One row takes two panels of two streams at once, with x read
+ * for 32 outputs. More than two rows go in pairs over half a megabyte of panels, one pair after another:
  *
  *     rows 0, 1  ─► panels 0 … 15   from memory, one stream
  *     rows 2, 3  ─► panels 0 … 15   from the second-level cache
@@ -26,15 +27,21 @@ import { finish, keep } from "./epilogue";
 import { fourScales, I8_STEP, OUTPUTS, panelBytes, SCALES } from "./pack";
 import { Format, GROUP, Matmul, singles } from "./record";
 import { eights, partsOf } from "./rows_i16";
-import { take, takenTo } from "./share";
+import { apartOf, streamsTo, take, takenTo, takeStreams } from "./share";
 import { dotAdd, mulAdd } from "./simd";
 
 /** Bytes of weights that stay in a second-level cache of 1 MiB until all rows have met them. */
 export const SEVERAL: usize = 17 << 15;
 
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + OUTPUTS - 1) / OUTPUTS, parts = partsOf(op, n);
+  const panels = (op.N + OUTPUTS - 1) / OUTPUTS;
+  if (!op.eights) {
+    const apart = apartOf(panels, n);
+    for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both(op, p, streamsTo(p, apart, n), apart, panels);
+    return;
+  }
   if (n == 1) return outputs(op, t, 0, 1, 0, panels);
+  const parts = partsOf(op, n);
   for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
     const from = p % panels;
     outputs(op, t, p / panels, parts, from, takenTo(from, panels, parts, n));
@@ -45,19 +52,38 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
 function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32): void {
   const rows = part ? 0 : singles(op.M, op.eights);
   if (rows) some(op, rows, from, to);
-  if (op.eights) eights(op, t, part, parts, from, to, Format.i8);
+  eights(op, t, part, parts, from, to, Format.i8);
+}
+
+/** All rows by panels from … to − 1 and by those `apart` further, as far as there are any: only the last ones are missing. */
+function both(op: Matmul, from: i32, to: i32, apart: i32, panels: i32): void {
+  if (op.M > 1) {
+    some(op, op.M, from, min(to, panels));
+    return some(op, op.M, min(from + apart, panels), min(to + apart, panels));
+  }
+  const here = min(to, panels), there = min(to + apart, panels) - apart;
+  one(op, 0, from, here, there, apart);
+  finish(op, 0, 1, from * OUTPUTS, (here - from) * 2); // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
+  finish(op, 0, 1, (from + apart) * OUTPUTS, (there - from) * 2);
+}
+
+/** Row m by panels from … to − 1, and by those `apart` further of from … there − 1. */
+function one(op: Matmul, m: i32, from: i32, to: i32, there: i32, apart: i32): void {
+  const bytes = panelBytes(Format.i8, op.K);
+  let p = from;
+  for (; p < there; p++) tile(op, m, p, bytes, 1, 2, apart);
+  for (; p < to; p++) tile(op, m, p, bytes, 1, 1, 0);
 }
 
 /** The first two of `rows`, then the next two, each time by `SEVERAL` bytes of panels: only the first two wait for memory, and what it fetches ahead is not broken off. */
 function some(op: Matmul, rows: i32, from: i32, to: i32): void {
   const bytes = panelBytes(Format.i8, op.K), several = max(<i32>(SEVERAL / bytes), 1);
   for (let begin = from; begin < to; begin += several) {
-    const end = min(begin + several, to);
+    const end = min(begin + several, to), half = (end - begin) >> 1;
     let m = 0;
-    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p * OUTPUTS, op.w + <usize>p * bytes, 2);
-    if (m < rows) for (let p = begin; p < end; p++) tile(op, m, p * OUTPUTS, op.w + <usize>p * bytes, 1);
+    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p, bytes, 2, 1, 0);
+    if (m < rows) one(op, m, begin, end - half, begin + half, end - begin - half);
   }
-  // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
   finish(op, 0, rows, from * OUTPUTS, (to - from) * 2);
 }
 
@@ -79,19 +105,23 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
   return load<i32>(x) | load<i32>(x, 64) | load<i32>(x, 128) | load<i32>(x, 192);
 }
 
-/** `rows` (1 or 2, a constant: the compiler makes a tile of each) by 16 outputs. */
+/**
+ * `rows` (1 or 2) by the 16 outputs of panel p, of `bytes` bytes, or one row by those of 2 `panels`, the second one `apart` further. Both are constants: the
+ * compiler makes a tile of each.
+ */
 // @ts-ignore: decorator
-@inline function tile(op: Matmul, m: i32, j: i32, w: usize, rows: i32): void {
+@inline function tile(op: Matmul, m: i32, p: i32, bytes: usize, rows: i32, panels: i32, apart: i32): void {
   const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3;
-  let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = s0 + scaleStep;
-  let seen = 0;
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = rows > 1 ? s0 + scaleStep : s0;
+  let w = op.w + <usize>p * bytes, w1 = w + <usize>apart * bytes, seen = 0;
   let A0 = f32x4.splat(0), B0 = A0, C0 = A0, D0 = A0, A1 = A0, B1 = A0, C1 = A0, D1 = A0;
   for (let left = op.K; left > 0; left -= GROUP) {
-    const wScales = w, end = x0 + (<usize>min(left, GROUP) << 1);
+    const scales = w, scales1 = w1, end = x0 + (<usize>min(left, GROUP) << 1);
     w += SCALES;
+    if (panels > 1) w1 += SCALES;
     if (rows > 1 && left >= GROUP) seen |= lines(x0) | lines(x1);
     let a0 = v128.load32_splat(s0, 4), b0 = i32x4.splat(0), c0 = a0, d0 = b0, a1 = b0, b1 = b0, c1 = b0, d1 = b0, p1 = b0;
-    if (rows > 1) { a1 = v128.load32_splat(s1, 4); c1 = a1; }
+    if (rows > 1 || panels > 1) { a1 = v128.load32_splat(s1, 4); c1 = a1; }
     do {
       const p0 = v128.load32_splat(x0);
       if (rows > 1) p1 = v128.load32_splat(x1);
@@ -107,23 +137,36 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
       v = i16x8.shr_s(v, 8);
       d0 = dotAdd(p0, v, d0);
       if (rows > 1) d1 = dotAdd(p1, v, d1);
+      if (panels > 1) {
+        v = v128.load(w1);
+        a1 = dotAdd(p0, v, a1);
+        v = i16x8.shr_s(v, 8);
+        b1 = dotAdd(p0, v, b1);
+        v = v128.load(w1, 16);
+        c1 = dotAdd(p0, v, c1);
+        v = i16x8.shr_s(v, 8);
+        d1 = dotAdd(p0, v, d1);
+        w1 += I8_STEP;
+      }
       x0 += 4; w += I8_STEP;
       if (rows > 1) x1 += 4;
     } while (x0 < end);
-    const wa = fourScales(wScales), wb = fourScales(wScales + 8), wc = fourScales(wScales + 16), wd = fourScales(wScales + 24);
+    let wa = fourScales(scales), wb = fourScales(scales + 8), wc = fourScales(scales + 16), wd = fourScales(scales + 24);
     A0 = scaled(A0, low(a0, b0), wa, s0); B0 = scaled(B0, b0, wb, s0); C0 = scaled(C0, low(c0, d0), wc, s0); D0 = scaled(D0, d0, wd, s0);
-    s0 += 8;
-    if (rows > 1) {
+    if (rows > 1 || panels > 1) {
+      if (panels > 1) { wa = fourScales(scales1); wb = fourScales(scales1 + 8); wc = fourScales(scales1 + 16); wd = fourScales(scales1 + 24); }
       A1 = scaled(A1, low(a1, b1), wa, s1); B1 = scaled(B1, b1, wb, s1); C1 = scaled(C1, low(c1, d1), wc, s1); D1 = scaled(D1, d1, wd, s1);
       s1 += 8;
     }
+    s0 += 8;
   }
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), ldd = <usize>op.ldd << 2, count = op.N - j;
+  const further = panels > 1 ? apart * OUTPUTS : 0, count = op.N - p * OUTPUTS, count1 = count - further;
+  const dst = op.dst + ((<usize>m * op.ldd + p * OUTPUTS) << 2), dst1 = dst + (<usize>(panels > 1 ? further : op.ldd) << 2);
   if (rows > 1) store<i32>(dst, seen); // and the sums over it: loads whose values go nowhere would be left out
   keep(dst, A0, B0, count);
   if (count > 8) keep(dst + 32, C0, D0, count - 8);
-  if (rows > 1) {
-    keep(dst + ldd, A1, B1, count);
-    if (count > 8) keep(dst + ldd + 32, C1, D1, count - 8);
+  if (rows > 1 || panels > 1) {
+    keep(dst1, A1, B1, count1);
+    if (count1 > 8) keep(dst1 + 32, C1, D1, count1 - 8);
   }
 }

@@ -42,3 +42,25 @@ function takeOf(taken: usize, pieces: i32, parts: i32, n: i32): i32 {
 export function takenTo(from: i32, pieces: i32, parts: i32, n: i32): i32 {
   return from + max((pieces - from) * parts / (2 * n), 1);
 }
+
+/**
+ * Few rows, whose product waits for memory: half of the threads keep to each half of the panels and read it in two streams, from its beginning and
+ * from its middle. A processor fetches ahead in each, and what it has fetched is not left behind by a jump. This is how many panels the one is from
+ * the other. The last streams have up to three panels less.
+ */
+export function apartOf(panels: i32, n: i32): i32 {
+  const streams = 2 * min(n, 2);
+  return (panels + streams - 1) / streams;
+}
+
+/** The next panels of a first stream for thread t, with which go those `apart` further, or −1. */
+export function takeStreams(op: Record, apart: i32, t: i32, n: i32): i32 {
+  const p = take(op, apart, min(n, 2), t, n);
+  return p < 0 ? p : 2 * p - p % apart;
+}
+
+/** Where those end. */
+export function streamsTo(from: i32, apart: i32, n: i32): i32 {
+  const begin = from % (2 * apart);
+  return from - begin + takenTo(begin, apart, min(n, 2), n);
+}
