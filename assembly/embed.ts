@@ -3,7 +3,7 @@
  * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
  */
 import { half } from "./half";
-import { I4_GROUP, I4_STEP, I8_GROUP, I8_STEP, laneOfI8, offsetOfI8, OUTPUTS, panelBytes, scaleAt, SCALES, shareBytes, W8A8_GROUP, W8A8_SCALES } from "./pack";
+import { I4_GROUP, I4_STEP, I8_GROUP, I8_STEP, laneOfI8, offsetOfI4, offsetOfI8, OUTPUTS, panelBytes, scaleAt, SCALES, shareBytes, shiftOfI4, W8A8_GROUP, W8A8_SCALES } from "./pack";
 import { Embed, Format, GROUP, SHARED } from "./record";
 import { share } from "./share";
 
@@ -47,14 +47,14 @@ function fromInt8(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
 }
 
 function fromInt4(op: Embed, dst: usize, id: i32, sinusoid: usize): void {
-  const lane = <usize>(id % OUTPUTS);
+  const lane = id % OUTPUTS, shift = shiftOfI4(lane), offset = offsetOfI4(lane);
   let group = op.table + <usize>(id / OUTPUTS) * panelBytes(Format.i4, op.D);
   for (let from = 0; from < op.D; from += GROUP, group += I4_GROUP) {
-    const to = min(from + GROUP, op.D), scale = scaleAt(group + (lane << 1)), numbers = group + SCALES + shareBytes(to - from) + (lane << 2);
+    const to = min(from + GROUP, op.D), scale = scaleAt(group + (<usize>lane << 1)), shares = group + SCALES + lane;
+    const numbers = group + SCALES + shareBytes(to - from) + (<usize>(lane & 3) << 2);
     for (let k = from; k < to; k++) {
-      const i = k - from, bits = <i32>load<u16>(numbers + <usize>(i >> 3) * I4_STEP + (<usize>(i & 1) << 1));
-      const share = load<i8>(group + <usize>((i / SHARED) * OUTPUTS) + lane, SCALES);
-      put(op, dst, k, scale * <f32>share * <f32>(((bits >> (((i >> 1) & 3) << 2)) & 15) - 8), sinusoid);
+      const i = k - from, bits = <i32>load<u16>(numbers + <usize>(i >> 1) * I4_STEP + (<usize>(i & 1) << 1)), share = load<i8>(shares + <usize>((i / SHARED) * OUTPUTS));
+      put(op, dst, k, scale * <f32>share * <f32>(((((bits >> shift) & 15) - offset) << 28) >> 28), sinusoid);
     }
   }
 }

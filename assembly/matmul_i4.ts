@@ -2,22 +2,18 @@
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 4 bits, x in int16 (quantize), each with a scale per GROUP inputs, w with
  * an int8 share of it per SHARED inputs. Threads take panels.
  *
- * A panel of 16 outputs: for each group 16 scales, 16 int8 shares for each SHARED inputs, then ⌈inputs / 8⌉ steps of [16 outputs][2] u16 of four
- * numbers + 8. What is in a u16 is multiplied where it stands. One row, one step, four of the outputs:
+ * A panel of 16 outputs: for each group 16 scales, 16 int8 shares for each SHARED inputs, then ⌈inputs / 2⌉ steps of [4][2 inputs] lanes of 16 bits. A
+ * lane has the numbers of four outputs, each four further than the one before, all but the last one + 8: 4096 d + 256 (c + 8) + 16 (b + 8) + a + 8,
+ * multiplied as it is, and shifted right by 4, 8 and 12. One step:
  *
- *                      n0    n1    n2    n3
- *                   ┌─────┬─────┬─────┬─────┐
- *      w:           │ 6420│ 7531│     │     │   16 bytes: the input of each 4 bits
- *     x[0:2] ─► & 000f      a                   1 splat of a pair each; dot_i16x8 of unsigned numbers
- *     x[2:4] ─► & 00f0      A                   16 times too large
- *   w >> 8:         │   64│   75│     │     │
- *     x[4:6] ─► & 000f      a
- *     x[6:8] ─► & 00f0      A
- *                   └─────┴─────┴─────┴─────┘
+ *                        n0 … n3      n4 … n7      n8 … n11    n12 … n15
+ *                      ┌────────────┬────────────┬────────────┬────────────┐  w: 1 vector, and what the shifts make of it
+ *     x[m, k:k+2]   ─► │     a      │     b      │     c      │     d      │  x: 1 splat of a pair
+ *                      └────────────┴────────────┴────────────┴────────────┘  sums of pair products (dot_i16x8) in int32
  *
- * After SHARED inputs a + A / 16 − 8 Σx, exact (15 · 16 · 8191 · 16 < 2³¹), is multiplied by the share and added to the group's sum. For eights of rows
- * a panel is widened to share · number in int16 once, into this thread's scratch (rows_i16.ts). Either way a
- * group's sum is the same integer: 63 · 8 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
+ * After SHARED inputs d is exact, and so are c − 16 d, b − 16 c, a − 16 b, modulo 2³², to which −8 Σx is added: they began with it. They are multiplied
+ * by the share and added to the group's sum. For eights of rows a panel is widened to share · number in int16 once, into this thread's scratch
+ * (rows_i16.ts). Either way a group's sum is the same integer: 63 · 8 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
 import { finish, keep } from "./epilogue";
@@ -25,12 +21,17 @@ import { scaled, SEVERAL } from "./matmul_i8";
 import { fourScales, I4_STEP, OUTPUTS, panelBytes, SCALES, shareBytes } from "./pack";
 import { Format, GROUP, Matmul, SHARED, singles } from "./record";
 import { eights, partsOf, quarters, scratchOf } from "./rows_i16";
-import { take, takenTo } from "./share";
+import { apartOf, streamsTo, take, takenTo, takeStreams } from "./share";
 import { dotAdd } from "./simd";
 
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + OUTPUTS - 1) / OUTPUTS, rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
   for (let m = 0; m < rows; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
+  if (!op.eights) {
+    const apart = apartOf(panels, n);
+    for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both(op, p, streamsTo(p, apart, n), apart, panels, sums);
+    return;
+  }
   if (n == 1) return outputs(op, t, 0, 1, 0, panels, sums);
   const parts = partsOf(op, n);
   for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
@@ -43,17 +44,39 @@ export function matmul_i4(op: Matmul, t: i32, n: i32): void {
 function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32, sums: usize): void {
   const rows = part ? 0 : singles(op.M, op.eights);
   if (rows) some(op, rows, from, to, sums);
-  if (op.eights) eights(op, t, part, parts, from, to, Format.i4);
+  eights(op, t, part, parts, from, to, Format.i4);
 }
 
-/** The first `rows`, one after another, each time by SEVERAL bytes of panels, as in matmul_i8. */
+/** All rows by panels from … to − 1 and by those `apart` further, as in matmul_i8. */
+function both(op: Matmul, from: i32, to: i32, apart: i32, panels: i32, sums: usize): void {
+  if (op.M > 1) {
+    some(op, op.M, from, min(to, panels), sums);
+    return some(op, op.M, min(from + apart, panels), min(to + apart, panels), sums);
+  }
+  const here = min(to, panels), there = min(to + apart, panels) - apart;
+  one(op, 0, from, here, there, apart, sums);
+  finish(op, 0, 1, from * OUTPUTS, (here - from) * 2); // at the end, as there
+  finish(op, 0, 1, (from + apart) * OUTPUTS, (there - from) * 2);
+}
+
+/** Row m by panels from … to − 1, and by those `apart` further of from … there − 1. */
+function one(op: Matmul, m: i32, from: i32, to: i32, there: i32, apart: i32, sums: usize): void {
+  const bytes = panelBytes(Format.i4, op.K);
+  let p = from;
+  for (; p < there; p++) tile(op, m, p, bytes, sums, 1, 2, apart);
+  for (; p < to; p++) tile(op, m, p, bytes, sums, 1, 1, 0);
+}
+
+/** The first two of `rows`, then the next two, each time by SEVERAL bytes of panels, as in matmul_i8. */
 function some(op: Matmul, rows: i32, from: i32, to: i32, sums: usize): void {
   const bytes = panelBytes(Format.i4, op.K), several = max(<i32>(SEVERAL / bytes), 1);
   for (let begin = from; begin < to; begin += several) {
-    const end = min(begin + several, to);
-    for (let m = 0; m < rows; m++) for (let p = begin; p < end; p++) row(op, m, p * OUTPUTS, op.w + <usize>p * bytes, sums + <usize>m * sumsStep(op));
+    const end = min(begin + several, to), half = (end - begin) >> 1;
+    let m = 0;
+    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p, bytes, sums + <usize>m * sumsStep(op), 2, 1, 0);
+    if (m < rows) one(op, m, begin, end - half, begin + half, end - begin - half, sums + <usize>m * sumsStep(op));
   }
-  finish(op, 0, rows, from * OUTPUTS, (to - from) * 2); // at the end, as there
+  finish(op, 0, rows, from * OUTPUTS, (to - from) * 2);
 }
 
 /** Bytes from one row's sums to the next's. */
@@ -74,59 +97,99 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
   }
 }
 
-/** One row by 16 outputs. */
-function row(op: Matmul, m: i32, j: i32, w: usize, sums: usize): void {
-  // The kind, 15, is the mask: V8 would build a constant anew at every use in a loop.
-  const low = i16x8.splat(<i16>op.kind), high = i16x8.shl(low, 4);
-  let x = op.x + (<usize>m * op.ldx << 1), xScale = op.scales + (<usize>m * ((op.K + GROUP - 1) / GROUP) << 3);
-  let totalA = f32x4.splat(0), totalB = totalA, totalC = totalA, totalD = totalA;
-  for (let left = op.K; left > 0; left -= GROUP) {
-    const scales = w, inputs = min(left, GROUP);
-    let shares = w + SCALES, sumA = i32x4.splat(0), sumB = sumA, sumC = sumA, sumD = sumA;
-    w = shares + shareBytes(inputs);
-    for (const end = x + (<usize>inputs << 1); x < end; ) {
-      let a = v128.load32_splat(sums), b = a, c = a, d = a, A = i32x4.splat(0), B = A, C = A, D = A;
-      const stop = min(x + (SHARED << 1), end);
-      do {
-        let v = v128.load(w), p = v128.load32_splat(x), q = v128.load32_splat(x, 4);
-        const r = v128.load32_splat(x, 8), s = v128.load32_splat(x, 12);
-        a = dotAdd(p, v128.and(v, low), a); A = dotAdd(q, v128.and(v, high), A);
-        v = i16x8.shr_u(v, 8);
-        a = dotAdd(r, v128.and(v, low), a); A = dotAdd(s, v128.and(v, high), A);
-        v = v128.load(w, 16);
-        b = dotAdd(p, v128.and(v, low), b); B = dotAdd(q, v128.and(v, high), B);
-        v = i16x8.shr_u(v, 8);
-        b = dotAdd(r, v128.and(v, low), b); B = dotAdd(s, v128.and(v, high), B);
-        v = v128.load(w, 32);
-        c = dotAdd(p, v128.and(v, low), c); C = dotAdd(q, v128.and(v, high), C);
-        v = i16x8.shr_u(v, 8);
-        c = dotAdd(r, v128.and(v, low), c); C = dotAdd(s, v128.and(v, high), C);
-        v = v128.load(w, 48);
-        d = dotAdd(p, v128.and(v, low), d); D = dotAdd(q, v128.and(v, high), D);
-        v = i16x8.shr_u(v, 8);
-        d = dotAdd(r, v128.and(v, low), d); D = dotAdd(s, v128.and(v, high), D);
-        x += 16; w += I4_STEP;
-      } while (x < stop);
-      const eight = v128.load8x8_s(shares), more = v128.load8x8_s(shares, 8);
-      sums += 4; shares += OUTPUTS;
-      sumA = i32x4.add(sumA, i32x4.mul(whole(a, A), i32x4.extend_low_i16x8_s(eight)));
-      sumB = i32x4.add(sumB, i32x4.mul(whole(b, B), i32x4.extend_high_i16x8_s(eight)));
-      sumC = i32x4.add(sumC, i32x4.mul(whole(c, C), i32x4.extend_low_i16x8_s(more)));
-      sumD = i32x4.add(sumD, i32x4.mul(whole(d, D), i32x4.extend_high_i16x8_s(more)));
-    }
-    totalA = scaled(totalA, sumA, fourScales(scales), xScale); totalB = scaled(totalB, sumB, fourScales(scales + 8), xScale);
-    totalC = scaled(totalC, sumC, fourScales(scales + 16), xScale); totalD = scaled(totalD, sumD, fourScales(scales + 24), xScale);
-    xScale += 8;
-  }
-  const dst = op.dst + ((<usize>m * op.ldd + j) << 2), count = op.N - j;
-  keep(dst, totalA, totalB, count);
-  if (count > 8) keep(dst + 32, totalC, totalD, count - 8);
+/** 16 higher + lower, in each lane. */
+// @ts-ignore: decorator
+@inline function up(lower: v128, higher: v128): v128 {
+  return i32x4.add(lower, i32x4.shl(higher, 4));
 }
 
-/** What 4 bits in their two places sum up to. */
+/** lower − 16 higher: what is left of sums when those of the higher bits in the same lanes are taken away. */
 // @ts-ignore: decorator
-@inline function whole(units: v128, sixteenths: v128): v128 {
-  return i32x4.add(units, i32x4.shr_s(sixteenths, 4));
+@inline function low(lower: v128, higher: v128): v128 {
+  return i32x4.sub(lower, i32x4.shl(higher, 4));
+}
+
+/** sum + share · numbers, of shares widened to 32 bits. */
+// @ts-ignore: decorator
+@inline function shared(sum: v128, numbers: v128, shares: v128): v128 {
+  return i32x4.add(sum, i32x4.mul(numbers, shares));
+}
+
+/** `rows` (1 or 2) by the 16 outputs of panel p, or one row by those of 2 `panels`, the second one `apart` further, as in matmul_i8. */
+// @ts-ignore: decorator
+@inline function tile(op: Matmul, m: i32, p: i32, bytes: usize, sums: usize, rows: i32, panels: i32, apart: i32): void {
+  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3, two = rows > 1 || panels > 1;
+  let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = rows > 1 ? s0 + scaleStep : s0;
+  let w = op.w + <usize>p * bytes, w1 = w + <usize>apart * bytes;
+  const sums1 = rows > 1 ? sumsStep(op) : 0;
+  let A0 = f32x4.splat(0), B0 = A0, C0 = A0, D0 = A0, A1 = A0, B1 = A0, C1 = A0, D1 = A0;
+  for (let left = op.K; left > 0; left -= GROUP) {
+    const scales = w, scales1 = w1, inputs = min(left, GROUP), end = x0 + (<usize>inputs << 1), numbers = SCALES + shareBytes(inputs);
+    let shares = w + SCALES, shares1 = w1 + SCALES;
+    w += numbers;
+    if (panels > 1) w1 += numbers;
+    let sumA0 = i32x4.splat(0), sumB0 = sumA0, sumC0 = sumA0, sumD0 = sumA0, sumA1 = sumA0, sumB1 = sumA0, sumC1 = sumA0, sumD1 = sumA0;
+    while (x0 < end) {
+      const stop = min(x0 + (SHARED << 1), end);
+      let c0 = v128.load32_splat(sums), b0 = up(c0, c0), a0 = up(c0, b0), d0 = i32x4.splat(0), c1 = c0, b1 = b0, a1 = a0, d1 = d0, q = c0;
+      if (rows > 1) { c1 = v128.load32_splat(sums + sums1); b1 = up(c1, c1); a1 = up(c1, b1); }
+      do {
+        const p = v128.load32_splat(x0);
+        if (rows > 1) q = v128.load32_splat(x1);
+        let v = v128.load(w);
+        a0 = dotAdd(p, v, a0);
+        if (rows > 1) a1 = dotAdd(q, v, a1);
+        v = i16x8.shr_s(v, 4);
+        b0 = dotAdd(p, v, b0);
+        if (rows > 1) b1 = dotAdd(q, v, b1);
+        v = i16x8.shr_s(v, 4);
+        c0 = dotAdd(p, v, c0);
+        if (rows > 1) c1 = dotAdd(q, v, c1);
+        v = i16x8.shr_s(v, 4);
+        d0 = dotAdd(p, v, d0);
+        if (rows > 1) d1 = dotAdd(q, v, d1);
+        if (panels > 1) {
+          v = v128.load(w1);
+          a1 = dotAdd(p, v, a1);
+          v = i16x8.shr_s(v, 4);
+          b1 = dotAdd(p, v, b1);
+          v = i16x8.shr_s(v, 4);
+          c1 = dotAdd(p, v, c1);
+          v = i16x8.shr_s(v, 4);
+          d1 = dotAdd(p, v, d1);
+          w1 += I4_STEP;
+        }
+        x0 += 4; w += I4_STEP;
+        if (rows > 1) x1 += 4;
+      } while (x0 < stop);
+      let eight = v128.load8x8_s(shares), more = v128.load8x8_s(shares, 8);
+      sumA0 = shared(sumA0, low(a0, b0), i32x4.extend_low_i16x8_s(eight)); sumB0 = shared(sumB0, low(b0, c0), i32x4.extend_high_i16x8_s(eight));
+      sumC0 = shared(sumC0, low(c0, d0), i32x4.extend_low_i16x8_s(more)); sumD0 = shared(sumD0, d0, i32x4.extend_high_i16x8_s(more));
+      if (two) {
+        if (panels > 1) { eight = v128.load8x8_s(shares1); more = v128.load8x8_s(shares1, 8); }
+        sumA1 = shared(sumA1, low(a1, b1), i32x4.extend_low_i16x8_s(eight)); sumB1 = shared(sumB1, low(b1, c1), i32x4.extend_high_i16x8_s(eight));
+        sumC1 = shared(sumC1, low(c1, d1), i32x4.extend_low_i16x8_s(more)); sumD1 = shared(sumD1, d1, i32x4.extend_high_i16x8_s(more));
+      }
+      sums += 4; shares += OUTPUTS;
+      if (panels > 1) shares1 += OUTPUTS;
+    }
+    let wa = fourScales(scales), wb = fourScales(scales + 8), wc = fourScales(scales + 16), wd = fourScales(scales + 24);
+    A0 = scaled(A0, sumA0, wa, s0); B0 = scaled(B0, sumB0, wb, s0); C0 = scaled(C0, sumC0, wc, s0); D0 = scaled(D0, sumD0, wd, s0);
+    if (two) {
+      if (panels > 1) { wa = fourScales(scales1); wb = fourScales(scales1 + 8); wc = fourScales(scales1 + 16); wd = fourScales(scales1 + 24); }
+      A1 = scaled(A1, sumA1, wa, s1); B1 = scaled(B1, sumB1, wb, s1); C1 = scaled(C1, sumC1, wc, s1); D1 = scaled(D1, sumD1, wd, s1);
+      s1 += 8;
+    }
+    s0 += 8;
+  }
+  const further = panels > 1 ? apart * OUTPUTS : 0, count = op.N - p * OUTPUTS, count1 = count - further;
+  const dst = op.dst + ((<usize>m * op.ldd + p * OUTPUTS) << 2), dst1 = dst + (<usize>(panels > 1 ? further : op.ldd) << 2);
+  keep(dst, A0, B0, count);
+  if (count > 8) keep(dst + 32, C0, D0, count - 8);
+  if (two) {
+    keep(dst1, A1, B1, count1);
+    if (count1 > 8) keep(dst1 + 32, C1, D1, count1 - 8);
+  }
 }
 
 /** Of 16 outputs, whose group is at `from`, `inputs` of it, share · number in int16. */
@@ -134,7 +197,7 @@ export function widenGroup(op: Matmul, from: usize, inputs: i32, wide: usize, sp
   const steps: usize = SCALES + shareBytes(inputs);
   if (inputs < GROUP) {
     // what lies behind them is multiplied by zeros, and being shares and numbers no larger than 2 · 504
-    memory.copy(spare, from, steps + <usize>((inputs + 7) >> 3) * I4_STEP);
+    memory.copy(spare, from, steps + <usize>((inputs + 1) >> 1) * I4_STEP);
     from = spare;
   }
   for (let i: usize = 0; i < SCALES; i += 8) v128.store(wide + 2 * i, fourScales(from + i));
@@ -143,17 +206,16 @@ export function widenGroup(op: Matmul, from: usize, inputs: i32, wide: usize, sp
 }
 
 function widenShares(op: Matmul, w: usize, shares: usize, wide: usize): void {
-  const low = i16x8.splat(<i16>op.kind), eight = i16x8.sub(low, i16x8.shr_u(low, 1));
-  for (let half: usize = 0; half < 8; half += 4, w += 16, wide += 16) {
-    const s11 = twice(shares + half), s12 = twice(shares + half + 8), s21 = twice(shares + half + 32), s22 = twice(shares + half + 40);
-    for (let i: usize = 0; i < 256; i += I4_STEP) {
-      let v11 = v128.load(w + i), v12 = v128.load(w + i, 32), v21 = v128.load(w + i, 512), v22 = v128.load(w + i, 544);
-      const to = wide + (i << 1);
-      for (let pair: usize = 0; pair < 128; pair += 32) {
-        quarters(to + pair, times(s11, v11, low, eight), times(s12, v12, low, eight), times(s21, v21, low, eight), times(s22, v22, low, eight));
-        v11 = i16x8.shr_u(v11, 4); v12 = i16x8.shr_u(v12, 4); v21 = i16x8.shr_u(v21, 4); v22 = i16x8.shr_u(v22, 4);
-      }
-    }
+  const low = i16x8.splat(<i16>op.kind), eight = i16x8.sub(low, i16x8.shr_u(low, 1)), end = w + 256;
+  let s11 = twice(shares), s12 = twice(shares + 8), s21 = twice(shares + 32), s22 = twice(shares + 40);
+  for (let from = w, to = wide; from < end; from += I4_STEP, to += 32) {
+    const v = v128.load(from), u = v128.load(from, 512);
+    quarters(to, times(s11, v, low, eight), times(s12, i16x8.shr_u(v, 8), low, eight), times(s21, u, low, eight), times(s22, i16x8.shr_u(u, 8), low, eight));
+  }
+  s11 = twice(shares + 4); s12 = twice(shares + 12); s21 = twice(shares + 36); s22 = twice(shares + 44);
+  for (let from = w, to = wide + 16; from < end; from += I4_STEP, to += 32) {
+    const v = v128.load(from), u = v128.load(from, 512);
+    quarters(to, times(s11, i16x8.shr_u(v, 4), low, eight), i16x8.mul(s12, i16x8.shr_s(v, 12)), times(s21, i16x8.shr_u(u, 4), low, eight), i16x8.mul(s22, i16x8.shr_s(u, 12)));
   }
 }
 

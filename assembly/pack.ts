@@ -18,7 +18,7 @@ export function pack(op: Pack, t: i32, n: i32): void {
   const to = share(panels, t + 1, n);
   for (let p = share(panels, t, n); p < to; p++) {
     const dst = op.dst + <usize>p * bytes, rows = min(width, op.N - p * width);
-    if (rows < width) memory.fill(dst, 0, bytes);
+    if (rows < width || op.format == Format.i4) memory.fill(dst, 0, bytes); // numbers of 4 bits are added to what is there
     for (let lane = 0; lane < rows; lane++) {
       const src = rowOf(op, p * width + lane);
       if (op.format == Format.f32) lane_f32(op, src, dst + (<usize>lane << 2));
@@ -34,7 +34,7 @@ export function panelBytes(format: u32, K: i32): usize {
   if (format == Format.f32) return <usize>K << 5;
   if (format == Format.f16) return <usize>K << 4;
   const rest = K % GROUP;
-  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? SCALES + shareBytes(rest) + <usize>((rest + 7) >> 3) * I4_STEP : 0);
+  if (format == Format.i4) return <usize>(K / GROUP) * I4_GROUP + (rest ? SCALES + shareBytes(rest) + <usize>((rest + 1) >> 1) * I4_STEP : 0);
   if (format == Format.w8a8) return <usize>(K / GROUP) * W8A8_GROUP + (rest ? W8A8_SCALES + <usize>((rest + 3) >> 2) * 32 : 0);
   return <usize>(K / GROUP) * I8_GROUP + (rest ? SCALES + <usize>((rest + 1) >> 1) * I8_STEP : 0);
 }
@@ -74,8 +74,20 @@ export const I8_STEP: usize = 32, I8_GROUP: usize = SCALES + <usize>(GROUP >> 1)
   return lane & 4 ? 0 : 128;
 }
 
-/** Bytes of eight inputs in 4 bits, and of a whole group; and of one in 7 bits. */
-export const I4_STEP: usize = 64, I4_GROUP: usize = SCALES + (GROUP / SHARED) * OUTPUTS + <usize>(GROUP >> 3) * I4_STEP, W8A8_GROUP: usize = W8A8_SCALES + GROUP * 8;
+/** Bytes of two inputs in 4 bits, and of a whole group; and of one in 7 bits. */
+export const I4_STEP: usize = 16, I4_GROUP: usize = SCALES + (GROUP / SHARED) * OUTPUTS + <usize>(GROUP >> 1) * I4_STEP, W8A8_GROUP: usize = W8A8_SCALES + GROUP * 8;
+
+/** How far up in its lanes a number of 4 bits is. */
+// @ts-ignore: decorator
+@inline export function shiftOfI4(lane: i32): i32 {
+  return lane & 12;
+}
+
+/** What is added to it: 8, but not to those of the highest bits. */
+// @ts-ignore: decorator
+@inline export function offsetOfI4(lane: i32): i32 {
+  return lane < 12 ? 8 : 0;
+}
 
 /** Bytes of the shares of a 4-bit group's inputs. */
 export function shareBytes(inputs: i32): usize {
@@ -164,30 +176,30 @@ function lane_i8(op: Pack, src: usize, group: usize, lane: i32): void {
 }
 
 function lane_i4(op: Pack, src: usize, group: usize, lane: i32): void {
+  const offset = i32x4.splat(offsetOfI4(lane)), shift = shiftOfI4(lane);
   for (let from = 0; from < op.K; from += GROUP, group += I4_GROUP) {
     const to = min(from + GROUP, op.K);
     let size = f32x4.splat(0);
     for (let k = from; k < to; k += 4) size = f32x4.pmax(size, f32x4.abs(four(op, src, k, to)));
     const scale = putScale(group + (<usize>lane << 1), largest(size), 472.5); // 7.5 · 63
-    let shares = group + SCALES + lane, dst = group + SCALES + shareBytes(to - from) + (<usize>lane << 2);
+    let shares = group + SCALES + lane, dst = group + SCALES + shareBytes(to - from) + (<usize>(lane & 3) << 2);
     for (let k = from; k < to; k += SHARED, shares += OUTPUTS) {
       const end = min(k + SHARED, to), share = bestShare(op, src, k, end, scale);
       store<i8>(shares, share);
-      const step = f32x4.splat(scale * <f32>share), inverse = f32x4.splat(<f32>1 / (scale * <f32>share));
-      for (let i = k; i < end; i += 8, dst += I4_STEP) {
-        let v = i32x4.splat(0);
-        if (share != 0) {
-          const a = i32x4.add(nearest(number(four(op, src, i, end), inverse)), i32x4.splat(8));
-          const b = i32x4.add(nearest(number(i + 4 < end ? four(op, src, i + 4, end) : f32x4.splat(0), inverse)), i32x4.splat(8));
-          // inputs 0 … 7, four bits each: 0 2 4 6 in the low half, 1 3 5 7 in the high one
-          v = v128.or(i32x4.mul(a, i32x4(1, 1 << 16, 1 << 4, 1 << 20)), i32x4.mul(b, i32x4(1 << 8, 1 << 24, 1 << 12, 1 << 28)));
-          v = v128.or(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
-          v = v128.or(v, v128.shuffle<i32>(v, v, 1, 0, 3, 2));
-        }
-        v128.store32_lane(dst, v, 0);
+      const inverse = f32x4.splat(<f32>1 / (scale * <f32>share));
+      for (let i = k; i < end; i += 4, dst += 2 * I4_STEP) {
+        if (share == 0) continue;
+        const numbers = v128.and(i32x4.add(nearest(number(four(op, src, i, end), inverse)), offset), i32x4.splat(15)), v = i32x4.shl(numbers, shift);
+        add(dst, i32x4.extract_lane(v, 0) | (i32x4.extract_lane(v, 1) << 16));
+        if (i + 2 < end) add(dst + I4_STEP, i32x4.extract_lane(v, 2) | (i32x4.extract_lane(v, 3) << 16));
       }
     }
   }
+}
+
+// @ts-ignore: decorator
+@inline function add(p: usize, bits: i32): void {
+  store<i32>(p, load<i32>(p) | bits);
 }
 
 /** The share of weights k … end − 1 with which they lose the least, as quant.ts has it. */

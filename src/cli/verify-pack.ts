@@ -5,7 +5,7 @@ import { GROUP } from "../graph/record.js";
 import { Kosmos2Config } from "../model/config.js";
 import { Checkpoint } from "../weights/checkpoint.js";
 import { findPacked, packInfo, sourceLine, type PackInfo } from "../weights/packs.js";
-import { fromBF16, fromF16, type Grouped, isGrouped, offsetOf, panelBytes, panelOf, placeByte, placeI4, scaleAt, type Format } from "../weights/quant.js";
+import { fromBF16, fromF16, type Grouped, isGrouped, numberI4, offsetOf, panelBytes, panelOf, placeByte, placeI4, scaleAt, shareOfI4, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { embedTokens, findTensors, type FoundTensor } from "../weights/tensors.js";
 
@@ -181,8 +181,8 @@ class Difference {
       for (let lane = 0; lane < lanes; lane++) {
         const scale = scaleAt(panel, group, lane);
         for (let k = 0; k < count; k++) {
-          const { share, bits, shift } = placeI4(k, count, lane), step = Math.fround(scale * panel.getInt8(group + share)), wanted = w[lane * K + from + k];
-          const number = ((panel.getUint16(group + bits, true) >> shift) & 15) - 8;
+          const step = Math.fround(scale * panel.getInt8(group + shareOfI4(k, lane))), wanted = w[lane * K + from + k];
+          const number = numberI4(panel, group + placeI4(k, count, lane), lane);
           // half a step, or how far a number is beyond the last one; none where there is no step
           this.#one(wanted, step * number, (step === 0 ? 0 : Math.max(Math.abs(step) * 0.50001, wanted * Math.sign(step) - 7 * Math.abs(step), -wanted * Math.sign(step) - 8 * Math.abs(step)) * 1.000001) + 2 ** -100);
         }

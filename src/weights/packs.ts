@@ -6,7 +6,7 @@
  * tensor begins at a multiple of 64 bytes of its file; what fills up to there is U8 `__padding__/n`. The metadata of each file:
  *
  *   format           "kosmos2-pack"            dtype            "i8", what most matrices are
- *   version          "3"                       group_size       "128", inputs of a scale (i8, w8a8); "32", inputs of a share (i4)
+ *   version          "4"                       group_size       "128", inputs of a scale (i8, w8a8); "32", inputs of a share (i4)
  *   source_sha256    of the checkpoint: SHA-256 of a line `name dtype shape sha256` for each of its tensors that are here, sorted,
  *                    each ended by a line feed; `shape` is "2048,8192". How it was cut into files doesn't matter
  *   source_revision  its commit on the hub, where that is known
@@ -23,7 +23,7 @@ import { safetensorsHeader, type Dtype } from "./safetensors.js";
 import { aliasesOf, formatOf, modelTensors, shapeOf, storedBytes, type TensorSpec } from "./tensors.js";
 
 export const packName = "kosmos2-pack";
-export const packVersion = "3";
+export const packVersion = "4";
 /** Most bytes of a file, and how much of them a header may take. */
 const mostFile = 2 ** 28, roomForHeader = 2 ** 20;
 /** Every tensor of a pack begins at a multiple of so many bytes. */

@@ -8,9 +8,10 @@
  *   f16   [K][8] IEEE halves, rounded to nearest even; 65520 and more become infinite, which the loader refuses
  *   i8    for each GROUP inputs: 16 scales, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs][2] bytes: output n of an 8 beside n + 4.
  *         w = scale · number, −127 … 127. Of the first one the byte is number + 128, of the second number. Behind an odd last input there is 0
- *   i4    for each GROUP inputs: 16 scales, then for each 32 of them 16 int8 shares, −63 … 63, then ⌈inputs / 8⌉ steps of
- *         [16 outputs][2 inputs]: a u16 holds 4 numbers + 8, its lowest 4 bits those of inputs 0 and 1 of the step, the next of 2 and 3, …
- *         w = scale · share · number, −8 … 7. The sum of share · number · int16 of a group is exact: 63 · 8 · 8191 · 128 < 2³¹
+ *   i4    for each GROUP inputs: 16 scales, then for each 32 of them 16 int8 shares, −63 … 63, then ⌈inputs / 2⌉ steps of
+ *         [4][2 inputs] u16: the lowest 4 bits are of output n of a 4, the next ones of n + 4, n + 8 and n + 12.
+ *         w = scale · share · number, −8 … 7. The bits are those of number + 8, of the last output of number. Behind an odd last input there is 0.
+ *         The sum of share · number · int16 of a group is exact: 63 · 8 · 8191 · 128 < 2³¹
  *   w8a8  for each GROUP inputs: 8 scales, then ⌈inputs / 4⌉ steps of [8 outputs][4 inputs] bytes 1 … 127;
  *         w = scale · (byte − 64). Behind the last input there is 64
  *
@@ -50,7 +51,7 @@ export function panelBytes(format: Format, K: number): number {
 
 function groupBytes(format: Grouped | "i4", inputs: number): number {
   const outputs = panelOf(format);
-  if (format === "i4") return outputs * SCALE + Math.ceil(inputs / SHARED) * outputs + Math.ceil(inputs / 8) * outputs * 4;
+  if (format === "i4") return outputs * SCALE + Math.ceil(inputs / SHARED) * outputs + Math.ceil(inputs / 2) * outputs;
   const { step } = grouped[format];
   return outputs * SCALE + Math.ceil(inputs / step) * step * outputs;
 }
@@ -88,8 +89,7 @@ export function unpack(format: Format, bytes: Uint8Array, N: number, K: number):
     groups("i4", N, K, (n, from, to, group, lane) => {
       const scale = scaleAt(view, group, lane);
       for (let k = from; k < to; k++) {
-        const { share, bits, shift } = placeI4(k - from, to - from, lane);
-        w[n * K + k] = Math.fround(scale * view.getInt8(group + share)) * (((view.getUint16(group + bits, true) >> shift) & 15) - 8);
+        w[n * K + k] = Math.fround(scale * view.getInt8(group + shareOfI4(k - from, lane))) * numberI4(view, group + placeI4(k - from, to - from, lane), lane);
       }
     });
   } else {
@@ -117,10 +117,10 @@ export function clearOutput(format: Format, panel: Uint8Array, K: number, lane: 
       clear(group + lane * SCALE, SCALE);
       if (isGrouped(format)) for (let k = 0; k < inputs; k++) clear(group + placeByte(format, k, lane), 1, offsetOf(format, lane));
       else
-        for (let k = 0; k < inputs; k += 2) {
-          const { share, bits } = placeI4(k, inputs, lane);
-          clear(group + share, 1);
-          clear(group + bits, 4);
+        for (let k = 0; k < inputs; k++) {
+          const at = group + placeI4(k, inputs, lane), byte = at + (lane >> 3);
+          clear(group + shareOfI4(k, lane), 1);
+          clear(byte, 1, panel[byte] & (lane & 4 ? 15 : 240));
         }
     });
 }
@@ -154,11 +154,19 @@ export function offsetOf(format: Grouped, lane: number): number {
   return lane & 4 ? 0 : 128;
 }
 
-/** Where in an i4 group of so many inputs the share of input i lies, and the u16 that has its number `shift` bits up. */
-export function placeI4(i: number, inputs: number, lane: number): { share: number; bits: number; shift: number } {
-  const share = 16 * SCALE + Math.floor(i / SHARED) * 16 + lane;
-  const bits = 16 * SCALE + Math.ceil(inputs / SHARED) * 16 + (i >> 3) * 64 + lane * 4 + (i & 1) * 2;
-  return { share, bits, shift: ((i >> 1) & 3) * 4 };
+/** Where in an i4 group the share of input i lies. */
+export const shareOfI4 = (i: number, lane: number): number => 16 * SCALE + Math.floor(i / SHARED) * 16 + lane;
+
+/** Where in an i4 group of so many inputs the u16 lies that has the number of input i. */
+export const placeI4 = (i: number, inputs: number, lane: number): number => 16 * SCALE + Math.ceil(inputs / SHARED) * 16 + (i >> 1) * 16 + (lane & 3) * 4 + (i & 1) * 2;
+
+/** How far up in it that number is, and what is added to it. */
+const inI4 = (lane: number) => ({ shift: lane & 12, offset: lane < 12 ? 8 : 0 });
+
+/** The number of a lane in the u16 at `place`. */
+export function numberI4(view: DataView, place: number, lane: number): number {
+  const { shift, offset } = inI4(lane);
+  return ((((view.getUint16(place, true) >> shift) & 15) - offset) << 28) >> 28;
 }
 
 /** The scale of a lane of the group that begins at `group`. */
@@ -189,11 +197,12 @@ function packI4(view: DataView, w: Float32Array, N: number, K: number): void {
     const scale = putScale(view, group, lane, scaleOf(w.subarray(n * K + from, n * K + to), 7.5 * SHARES).scale);
     for (let first = from; first < to; first += SHARED) {
       const some = w.subarray(n * K + first, n * K + Math.min(first + SHARED, to));
-      const share = bestShare(some, scale), numbers = nearestI4(some, Math.fround(scale * share)).numbers;
-      for (let i = 0; i < Math.ceil(some.length / 8) * 8; i++) {
-        const place = placeI4(first - from + i, to - from, lane);
-        view.setInt8(group + place.share, share);
-        view.setUint16(group + place.bits, view.getUint16(group + place.bits, true) | (((share === 0 ? -8 : (numbers[i] ?? 0)) + 8) << place.shift), true);
+      const share = bestShare(some, scale), numbers = nearestI4(some, Math.fround(scale * share)).numbers, { shift, offset } = inI4(lane);
+      view.setInt8(group + shareOfI4(first - from, lane), share);
+      if (share === 0) continue; // all bits are 0
+      for (let i = 0; i < Math.ceil(some.length / 2) * 2; i++) {
+        const place = group + placeI4(first - from + i, to - from, lane);
+        view.setUint16(place, view.getUint16(place, true) | ((((numbers[i] ?? 0) + offset) & 15) << shift), true);
       }
     }
   });

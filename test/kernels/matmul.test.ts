@@ -133,6 +133,13 @@ for (const format of ["i8", "i4", "w8a8"] as const) test(`matmul_${format} gives
   assertSameBits(multiply({ ...all, engine: "relaxed" }), multiply({ ...all, engine: "plain" }), "relaxed");
 });
 
+/** A group of 16 outputs in 4 bits whose numbers are all −8: of the last four, which have the highest bits, as such, of the others 0. */
+function eightLess(): Uint8Array {
+  const group = new Uint8Array(1120);
+  new Uint16Array(group.buffer, 96).fill(0x8000);
+  return group;
+}
+
 test("products of whole numbers do not overflow when all numbers of a group are as large as can be", () => {
   const K = 256, w = new Float32Array(K).fill(3);
   for (const engine of engines) for (const format of ["i8", "i4", "w8a8"] as const) for (const M of [1, 7]) for (const sign of [1, -1]) {
@@ -140,7 +147,7 @@ test("products of whole numbers do not overflow when all numbers of a group are 
     for (const eights of [false, true]) assertClose(multiply(one, 1, eights), wanted(one), 15 * K * 8 * EPS, 1, `product in ${format}`);
   }
   // 8 · 63 in every place: no packing makes it, but a file may hold it
-  const m = machine("plain"), group = new Uint8Array(1120); // numbers all −8
+  const m = machine("plain"), group = eightLess();
   new Uint16Array(group.buffer, 0, 16).fill(0x7f00); // scales of 1
   for (const share of [63, -63]) for (const M of [1, 7]) {
     new Int8Array(group.buffer, 32, 64).fill(share);
@@ -171,7 +178,7 @@ test("sums of four quarters, each as large as can be, fit into int16", () => {
   for (const engine of engines) for (let quarters = 0; quarters < 256; quarters++) {
     const sign = (first: boolean, second: boolean, from: number) => signs[(quarters >> (from + (first ? 0 : 2) + (second ? 0 : 1))) & 1];
     const rows = Int16Array.from({ length: M * K }, (_, i) => 8191 * sign(i < 4 * K, i % K < 64, 0));
-    const group = new Uint8Array(1120); // numbers all −8, times shares of 63 or −63
+    const group = eightLess(); // times shares of 63 or −63
     const w = Float32Array.from({ length: N * K }, (_, i) => sign(i % K < 64, i < 8 * K, 4));
     new Uint16Array(group.buffer, 0, 16).fill(0x7f00); // scales of 1
     new Int8Array(group.buffer, 32, 64).forEach((_, i, shares) => (shares[i] = -63 * sign(i < 32, i % 16 < 8, 4)));

@@ -82,7 +82,7 @@ test("a pack taken apart and put together again is a pack", async () => {
 test("loadWeights refuses packs that can't be right, by what they say and by their sizes", async () => {
   const one = (change: (file: Files[string]) => void) => (files: Files) => change(files[single]);
   const tensor = (name: string, change: (tensor: Stored) => void) => one(({ tensors }) => change(tensors.find((stored) => stored.name === name)!));
-  await refused(one(({ metadata }) => { metadata.version = "2"; }), "pack-version", /it is a pack of version "2"; wanted 3: pack the checkpoint again/);
+  await refused(one(({ metadata }) => { metadata.version = "2"; }), "pack-version", /it is a pack of version "2"; wanted 4: pack the checkpoint again/);
   await refused(one(({ metadata }) => { metadata.dtype = "i3"; }), "pack-invalid", /its dtype is "i3"; wanted f32, f16, i8, i4, w8a8/);
   await refused(one(({ metadata }) => { metadata.group_size = "32"; }), "pack-invalid", /its group_size is 32; wanted 128/);
   await refused(one(({ entries }) => { delete entries[fc1]; }), "pack-invalid", /"text_model.model.layers.0.ffn.fc1.weight" is not in its list/);

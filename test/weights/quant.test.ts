@@ -18,7 +18,7 @@ test("toF16 gives every half back, and halfway numbers go to the even neighbour"
 test("fromBF16 is the upper half of an f32", () => assert.deepEqual([0x3f80, 0xc000, 0].map(fromBF16), [1, -2, 0]));
 
 test("panelBytes and packedBytes count padded outputs, in i8, i4 and w8a8 the scales and shares, and a last step's inputs that are not there", () => {
-  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [1120, 1120 + 32 + 16 + 64, 2 * 1120 + 32 + 32 + 5 * 64]);
+  assert.deepEqual([panelBytes("i4", 128), panelBytes("i4", 131), panelBytes("i4", 256 + 33)], [1120, 1120 + 32 + 16 + 2 * 16, 2 * 1120 + 32 + 32 + 17 * 16]);
   assert.deepEqual([panelBytes("f32", 37), panelBytes("f16", 37), panelBytes("i8", 128), panelBytes("i8", 131)],
     [37 * 32, 37 * 16, 32 + 64 * 32, 32 + 64 * 32 + 32 + 2 * 32]);
   assert.deepEqual([panelBytes("w8a8", 128), panelBytes("w8a8", 133)], [16 + 32 * 32, 16 + 32 * 32 + 16 + 2 * 32]);
@@ -67,6 +67,16 @@ test("i8 puts an output and the one four further into a lane of 16 bits, inputs 
     w[n * 128 + 1] = -1;
     const lanes = new Int16Array(pack("i8", w, 16, 128).buffer, 32, 16), times = n % 8 < 4 ? 1 : 256;
     assert.deepEqual([...lanes], Array.from({ length: 16 }, (_, i) => 128 + (i === lane ? 127 : i === lane + 1 ? -127 : 0) * times));
+  }
+});
+
+test("i4 puts an output and those four, eight and twelve further into a lane of 16 bits, inputs side by side", () => {
+  for (let n = 0; n < 16; n++) {
+    const w = Float32Array.from({ length: 16 * 32 }, (_, i) => (i % 32 === 31 ? -8 : 0)); // for a step of 1
+    w[n * 32] = 1;
+    w[n * 32 + 1] = -1;
+    const lanes = new Int16Array(pack("i4", w, 16, 32).buffer, 48, 8), times = 16 ** (n >> 2), zeros = 0x888;
+    assert.deepEqual([...lanes], Array.from({ length: 8 }, (_, i) => zeros + (i === (n % 4) * 2 ? 1 : i === (n % 4) * 2 + 1 ? -1 : 0) * times));
   }
 });
 
