@@ -1,7 +1,7 @@
 /**
  * No operation of a model: what this machine can do at most, to hold the others against. Each thread by itself
  *
- *   Limits.reading    sums up its part of `count` blocks of 1 KiB from x on, eight sums that don't wait for each other
+ *   Limits.reading    sums up its part of `count` blocks of 1 KiB from x on in two streams (share.ts), eight sums that don't wait for each other
  *   Limits.int16      `count` times 192 multiply-adds of int16 pairs, what int8 weights are multiplied by; in registers alone
  *   Limits.float32    `count` times 96 multiply-adds of f32, in one instruction where relaxed SIMD is on; in registers alone
  *   Limits.int8       `count` times 384 multiply-adds of bytes, as matmul_w8a8 makes them here: where it widens them, those of int16
@@ -25,15 +25,16 @@ export function limit(op: Limit, t: i32, n: i32): void {
 
 function read(dst: usize, from: usize, end: usize): void {
   let a = i64x2.splat(0), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
-  for (; from < end; from += 128) {
+  const middle = from + ((end - from) >> 1);
+  for (let second = middle; from < middle; from += 64, second += 64) {
     a = i64x2.add(a, v128.load(from));
     b = i64x2.add(b, v128.load(from, 16));
     c = i64x2.add(c, v128.load(from, 32));
     d = i64x2.add(d, v128.load(from, 48));
-    e = i64x2.add(e, v128.load(from, 64));
-    f = i64x2.add(f, v128.load(from, 80));
-    g = i64x2.add(g, v128.load(from, 96));
-    h = i64x2.add(h, v128.load(from, 112));
+    e = i64x2.add(e, v128.load(second));
+    f = i64x2.add(f, v128.load(second, 16));
+    g = i64x2.add(g, v128.load(second, 32));
+    h = i64x2.add(h, v128.load(second, 48));
   }
   v128.store(dst, i64x2.add(i64x2.add(i64x2.add(a, b), i64x2.add(c, d)), i64x2.add(i64x2.add(e, f), i64x2.add(g, h))));
 }

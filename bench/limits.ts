@@ -14,8 +14,8 @@ export type Limit = "bandwidth" | "dot_i16" | "relaxed_dot" | "mul_add" | "relax
 export type Look = Limit | "handover";
 
 const MB = 2 ** 20;
-/** Bytes that all threads read together in one sample of the bandwidth; far above any cache. */
-const READ = 1024 * MB;
+/** Bytes that all threads read together in one sample of the bandwidth; far above any cache, and no power of two: streams that are one apart hinder each other. */
+const READ = 1040 * MB;
 /** How often a word goes there and back in one sample. */
 const HANDOVERS = 10_000;
 /** How long one sample of a product loop takes, in milliseconds. */

@@ -16,12 +16,22 @@ export const most = (samples: readonly number[]): number => quantile(samples, 0.
 /** A figure of each round; holes where it was not measured. */
 export type Rounds<T = number> = (T | undefined)[];
 
+/** Samples and when they were taken, from `start` to `end`. */
+export interface Time {
+  round: number;
+  start: number;
+  end: number;
+  samples: readonly number[];
+}
+
 /** Something that is measured again and again. */
 export interface Task {
   /** Measures for a short while. */
   measure(): Promise<readonly number[]>;
   /** Those of each round. */
   readonly samples: Rounds<number[]>;
+  /** The same, each time that it measured. */
+  readonly times: Time[];
   /** Whether it takes part in a round. Default: in all. */
   takesPart?(round: number): boolean;
 }
@@ -36,13 +46,20 @@ export async function interleave(tasks: readonly Task[], rounds: number, failed:
     for (const task of round % 2 ? [...tasks].reverse() : tasks) {
       if (out.has(task) || task.takesPart?.(round) === false) continue;
       try {
-        (task.samples[round] ??= []).push(...(await task.measure()));
+        const start = performance.now(), samples = await task.measure();
+        (task.samples[round] ??= []).push(...samples);
+        task.times.push({ round, start, end: performance.now(), samples });
       } catch (error) {
         out.add(task);
         failed(task, error);
       }
     }
   }
+}
+
+/** What was seen right before something that was measured, and right after it: a machine may have changed since the last but one. */
+export function beside({ start, end }: Time, looks: readonly Time[]): number[] {
+  return [looks.filter((look) => look.end <= start).at(-1), looks.find((look) => look.start >= end)].flatMap((look) => look?.samples ?? []);
 }
 
 /**

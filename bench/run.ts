@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type About, Contender } from "./contender.js";
 import type { Limit } from "./limits.js";
 import { availableMemory } from "./machine.js";
-import { interleave, median, most, quantile, type Rounds, type Task } from "./measure.js";
+import { beside, interleave, median, most, quantile, type Rounds, type Task, type Time } from "./measure.js";
 import { leastMs, type Work } from "./work.js";
 
 /** What is measured with one bar of the charts. */
@@ -32,7 +32,7 @@ export interface Row extends Subject {
   samples: number;
   /** The median of each round. */
   rounds: Rounds;
-  /** How much of a round's time is the least that the limits of the same round allow, and the median of that. */
+  /** How much of a round's time is the least that the limits allow as they were seen right before and after, and the median of that. */
   fractions?: Rounds;
   fraction?: number;
   /** The same against the fastest 8-bit product of any kind; differs where relaxed dots are one instruction. */
@@ -158,17 +158,24 @@ export class Run {
     };
     for (const key of subjects.flatMap(limitsOf)) {
       const [limit, threads] = key.split(" ");
-      looks.set(key, { name: key, samples: [], measure: () => limits.ask<number[]>({ do: "limit", limit, count: Number(threads), ms: this.options.tiny ? 5 : 30 }) });
+      looks.set(key, { name: key, samples: [], times: [], measure: () => limits.ask<number[]>({ do: "limit", limit, count: Number(threads), ms: this.options.tiny ? 5 : 30 }) });
     }
     const tasks = subjects.map((entry) => ({
-      entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [] as Rounds<number[]>, measure: () => entry.measure(), takesPart: entry.takesPart,
+      entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [], times: [], measure: () => entry.measure(), takesPart: entry.takesPart,
     }));
-    // looks at the limits at both ends of a round, and at its own after each of our phases, which take seconds
-    const all = [...looks.values()], after = (entry: Entry) => (entry.part === "kernels" ? [] : limitsOf(entry).filter(matters(entry)).map((key) => looks.get(key)!));
-    const order = [...all, ...tasks.flatMap((task) => [task, ...after(task.entry)]), ...all];
+    // looks at the limits at both ends of a round, and at its own before and after each of our phases, which take seconds
+    const all = [...looks.values()], around = (entry: Entry) => (entry.part === "kernels" ? [] : limitsOf(entry).filter(matters(entry)).map((key) => looks.get(key)!));
+    const order: Task[] = [...all];
+    let last: readonly Task[] = all;
+    for (const task of tasks) {
+      const own = around(task.entry);
+      order.push(...own.filter((look) => !last.includes(look)), task, ...own);
+      last = own;
+    }
+    order.push(...all);
     await interleave(order, rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
     for (const [key, { samples }] of looks) this.limits.set(key, [...(this.limits.get(key) ?? []), ...flat(samples)]);
-    for (const { entry, samples } of tasks) if (flat(samples).length) this.rows.push(row(entry, samples, looks));
+    for (const { entry, samples, times } of tasks) if (flat(samples).length) this.rows.push(row(entry, samples, times, looks));
   }
 }
 
@@ -193,13 +200,15 @@ function ownLimits(dtype: string): readonly Limit[] {
   return dtype === "i8" || dtype === "i4" ? ["dot_i16"] : productLimits(dtype);
 }
 
-function row({ measure: _, takesPart: __, ...subject }: Entry, samples: Rounds<readonly number[]>, looks: ReadonlyMap<string, Task>): Row {
+function row({ measure: _, takesPart: __, ...subject }: Entry, samples: Rounds<readonly number[]>, times: readonly Time[], looks: ReadonlyMap<string, Task>): Row {
   const { work, dtype, threads, scale = 1 } = subject, all = flat(samples);
   const rounds = samples.map((round) => round && scale * median(round));
   const made: Row = { ...subject, median: scale * median(all), p10: scale * quantile(all, 0.1), p90: scale * quantile(all, 0.9), samples: all.length, rounds };
   if (!work) return made;
-  const best = (names: readonly Limit[], round: number) =>
-    Math.max(...names.map((name) => most(looks.get(`${name} ${threads}`)?.samples[round] ?? [])).filter((rate) => rate > 0), -Infinity);
+  const best = (names: readonly Limit[], round: number) => {
+    const seen = (name: Limit) => times.filter((time) => time.round === round).flatMap((time) => beside(time, looks.get(`${name} ${threads}`)?.times ?? []));
+    return Math.max(...names.map((name) => most(seen(name))).filter((rate) => rate > 0), -Infinity);
+  };
   const against = (names: readonly Limit[]): Rounds => rounds.map((ms, round) =>
     ms && leastMs(work, { f32: best(f32Limits, round), bandwidth: best(["bandwidth"], round), products: best(names, round) }) / ms);
   const fractions = against(ownLimits(dtype));

@@ -1,7 +1,7 @@
 /** What the benchmark makes of its samples; that it measures is shown by `npm run bench -- --tiny`. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { eachRound, interleave, type Rounds } from "../bench/measure.js";
+import { beside, eachRound, interleave, type Rounds, type Time } from "../bench/measure.js";
 import { replay } from "../bench/replay.js";
 
 const ratio = (a: number, b: number) => b / a;
@@ -21,11 +21,19 @@ test("eachRound leaves out rounds that lack a figure, and holds one that was mea
 
 test("interleave goes forwards and backwards, each task in the rounds that it takes part in", async () => {
   const order: string[] = [];
-  const task = (name: string, takesPart?: (round: number) => boolean) => ({ samples: [] as Rounds<number[]>, takesPart, measure: async () => [order.push(name)] });
+  const task = (name: string, takesPart?: (round: number) => boolean) => ({ samples: [] as Rounds<number[]>, times: [] as Time[], takesPart, measure: async () => [order.push(name)] });
   const tasks = [task("a"), task("b", (round) => round === 1), task("c")];
   await interleave(tasks, 3, (_, error) => assert.fail(String(error)));
   assert.equal(order.join(""), "accbaac");
   assert.deepEqual(Array.from(tasks[1].samples), [undefined, [4]]);
+});
+
+test("beside is what was seen last before and first after, whatever was seen at other times", () => {
+  const look = (start: number, ...samples: number[]): Time => ({ round: 0, start, end: start + 1, samples });
+  const looks = [look(0, 1), look(2, 2, 3), look(8, 4), look(10, 5)];
+  assert.deepEqual(beside({ round: 0, start: 3, end: 8, samples: [] }, looks), [2, 3, 4]);
+  assert.deepEqual(beside({ round: 0, start: 20, end: 21, samples: [] }, looks), [5]);
+  assert.deepEqual(beside({ round: 0, start: 3, end: 8, samples: [] }, []), []);
 });
 
 test("replay charges each pass that the loop makes, and guesses only as far as they are worth it", async () => {
