@@ -1,6 +1,6 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in 4 bits, x in int16 (quantize), each with a scale per GROUP inputs, w with
- * an int8 share of it per SHARED inputs. Threads take panels.
+ * an int8 share of it per SHARED inputs. Threads take panels (panels_i16.ts).
  *
  * A panel of 16 outputs: for each group 16 scales, 16 int8 shares for each SHARED inputs, then ⌈inputs / 2⌉ steps of [4][2 inputs] lanes of 16 bits. A
  * lane has the numbers of four outputs, each four further than the one before, all but the last one + 8: 4096 d + 256 (c + 8) + 16 (b + 8) + a + 8,
@@ -16,67 +16,18 @@
  * (rows_i16.ts). Either way a group's sum is the same integer: 63 · 8 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
-import { finish, keep } from "./epilogue";
-import { scaled, SEVERAL } from "./matmul_i8";
-import { fourScales, I4_STEP, OUTPUTS, panelBytes, SCALES, shareBytes } from "./pack";
-import { Format, GROUP, Matmul, SHARED, singles } from "./record";
-import { eights, partsOf, quarters, scratchOf } from "./rows_i16";
-import { apartOf, streamsTo, take, takenTo, takeStreams } from "./share";
+import { keep } from "./epilogue";
+import { product } from "./panels_i16";
+import { scaled } from "./matmul_i8";
+import { fourScales, I4_STEP, OUTPUTS, SCALES, shareBytes } from "./pack";
+import { GROUP, Matmul, SHARED, singles } from "./record";
+import { quarters, scratchOf } from "./rows_i16";
 import { dotAdd } from "./simd";
 
 export function matmul_i4(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + OUTPUTS - 1) / OUTPUTS, rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
+  const rows = singles(op.M, op.eights), sums = op.scratch + <usize>n * scratchOf(op) + <usize>t * rows * sumsStep(op);
   for (let m = 0; m < rows; m++) sumsOf(op, m, sums + <usize>m * sumsStep(op));
-  if (!op.eights) {
-    const apart = apartOf(panels, n);
-    for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both(op, p, streamsTo(p, apart, n), apart, panels, sums);
-    return;
-  }
-  if (n == 1) return outputs(op, t, 0, 1, 0, panels, sums);
-  const parts = partsOf(op, n);
-  for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
-    const from = p % panels;
-    outputs(op, t, p / panels, parts, from, takenTo(from, panels, parts, n), sums);
-  }
-}
-
-/** Panels from … to − 1 by one part of the eights of rows, as in matmul_i8. */
-function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32, sums: usize): void {
-  const rows = part ? 0 : singles(op.M, op.eights);
-  if (rows) some(op, rows, from, to, sums);
-  eights(op, t, part, parts, from, to, Format.i4);
-}
-
-/** All rows by panels from … to − 1 and by those `apart` further, as in matmul_i8. */
-function both(op: Matmul, from: i32, to: i32, apart: i32, panels: i32, sums: usize): void {
-  if (op.M > 1) {
-    some(op, op.M, from, min(to, panels), sums);
-    return some(op, op.M, min(from + apart, panels), min(to + apart, panels), sums);
-  }
-  const here = min(to, panels), there = min(to + apart, panels) - apart;
-  one(op, 0, from, here, there, apart, sums);
-  finish(op, 0, 1, from * OUTPUTS, (here - from) * 2); // at the end, as there
-  finish(op, 0, 1, (from + apart) * OUTPUTS, (there - from) * 2);
-}
-
-/** Row m by panels from … to − 1, and by those `apart` further of from … there − 1. */
-function one(op: Matmul, m: i32, from: i32, to: i32, there: i32, apart: i32, sums: usize): void {
-  const bytes = panelBytes(Format.i4, op.K);
-  let p = from;
-  for (; p < there; p++) tile(op, m, p, bytes, sums, 1, 2, apart);
-  for (; p < to; p++) tile(op, m, p, bytes, sums, 1, 1, 0);
-}
-
-/** The first two of `rows`, then the next two, each time by SEVERAL bytes of panels, as in matmul_i8. */
-function some(op: Matmul, rows: i32, from: i32, to: i32, sums: usize): void {
-  const bytes = panelBytes(Format.i4, op.K), several = max(<i32>(SEVERAL / bytes), 1);
-  for (let begin = from; begin < to; begin += several) {
-    const end = min(begin + several, to), half = (end - begin) >> 1;
-    let m = 0;
-    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p, bytes, sums + <usize>m * sumsStep(op), 2, 1, 0);
-    if (m < rows) one(op, m, begin, end - half, begin + half, end - begin - half, sums + <usize>m * sumsStep(op));
-  }
-  finish(op, 0, rows, from * OUTPUTS, (to - from) * 2);
+  product<u16>(op, t, n, sums);
 }
 
 /** Bytes from one row's sums to the next's. */
@@ -115,13 +66,14 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
   return i32x4.add(sum, i32x4.mul(numbers, shares));
 }
 
-/** `rows` (1 or 2) by the 16 outputs of panel p, or one row by those of 2 `panels`, the second one `apart` further, as in matmul_i8. */
+/** `rows` or `panels`, as panels_i16.ts says; `sums`: those of all rows. */
 // @ts-ignore: decorator
-@inline function tile(op: Matmul, m: i32, p: i32, bytes: usize, sums: usize, rows: i32, panels: i32, apart: i32): void {
+@inline export function tile(op: Matmul, m: i32, p: i32, bytes: usize, sums: usize, rows: i32, panels: i32, apart: i32): void {
   const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3, two = rows > 1 || panels > 1;
   let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = rows > 1 ? s0 + scaleStep : s0;
   let w = op.w + <usize>p * bytes, w1 = w + <usize>apart * bytes;
   const sums1 = rows > 1 ? sumsStep(op) : 0;
+  sums += <usize>m * sumsStep(op);
   let A0 = f32x4.splat(0), B0 = A0, C0 = A0, D0 = A0, A1 = A0, B1 = A0, C1 = A0, D1 = A0;
   for (let left = op.K; left > 0; left -= GROUP) {
     const scales = w, scales1 = w1, inputs = min(left, GROUP), end = x0 + (<usize>inputs << 1), numbers = SCALES + shareBytes(inputs);

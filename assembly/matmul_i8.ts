@@ -1,6 +1,6 @@
 /**
  * dst[M, N] = act(x[M, K] · w[N, K]ᵀ + bias) + residual.  w in int8, x in int16 (quantize), each with a scale per GROUP inputs.
- * Threads take panels. Rows in eights: rows_i16.ts.
+ * Threads take panels (panels_i16.ts). Rows in eights: rows_i16.ts.
  *
  * A panel of 16 outputs: for each group 16 scales of 16 bits, then ⌈inputs / 2⌉ steps of 2 · [4][2 inputs] lanes of 16 bits. A lane has an output's number
  * + 128 in its low byte and that of the output four further in its high byte: 256 v + u + 128, multiplied as it is. One step:
@@ -14,77 +14,15 @@
  * a and c begin at −128 Σ x of the group (quantize has it ready) and may overflow; a − 256 b is Σ x · u all the same, modulo 2³² and so
  * exactly: 127 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with two roundings in every
  * build: the same bits for any tile, M, n and machine.
- *
- * Few rows wait for weights: what counts is that there are few instructions a byte, that x, which weights push out of the first-level cache, is
- * read seldom, and that memory is read in long streams (share.ts, bench/RESULTS.md). One row takes two panels of two streams at once, with x read
- * for 32 outputs. More than two rows go in pairs over half a megabyte of panels, one pair after another:
- *
- *     rows 0, 1  ─► panels 0 … 15   from memory, one stream
- *     rows 2, 3  ─► panels 0 … 15   from the second-level cache
- *     rows 0, 1  ─► panels 16 … 31
  */
-import { finish, keep } from "./epilogue";
-import { fourScales, I8_STEP, OUTPUTS, panelBytes, SCALES } from "./pack";
-import { Format, GROUP, Matmul, singles } from "./record";
-import { eights, partsOf } from "./rows_i16";
-import { apartOf, streamsTo, take, takenTo, takeStreams } from "./share";
+import { keep } from "./epilogue";
+import { product } from "./panels_i16";
+import { fourScales, I8_STEP, OUTPUTS, SCALES } from "./pack";
+import { GROUP, Matmul } from "./record";
 import { dotAdd, mulAdd } from "./simd";
 
-/** Bytes of weights that stay in a second-level cache of 1 MiB until all rows have met them. */
-export const SEVERAL: usize = 17 << 15;
-
 export function matmul_i8(op: Matmul, t: i32, n: i32): void {
-  const panels = (op.N + OUTPUTS - 1) / OUTPUTS;
-  if (!op.eights) {
-    const apart = apartOf(panels, n);
-    for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both(op, p, streamsTo(p, apart, n), apart, panels);
-    return;
-  }
-  if (n == 1) return outputs(op, t, 0, 1, 0, panels);
-  const parts = partsOf(op, n);
-  for (let p = take(op, panels, parts, t, n); p >= 0; p = take(op, panels, parts, t, n)) {
-    const from = p % panels;
-    outputs(op, t, p / panels, parts, from, takenTo(from, panels, parts, n));
-  }
-}
-
-/** Panels from … to − 1 by one part of the eights of rows; to the first part belong all rows that are in none. */
-function outputs(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i32): void {
-  const rows = part ? 0 : singles(op.M, op.eights);
-  if (rows) some(op, rows, from, to);
-  eights(op, t, part, parts, from, to, Format.i8);
-}
-
-/** All rows by panels from … to − 1 and by those `apart` further, as far as there are any: only the last ones are missing. */
-function both(op: Matmul, from: i32, to: i32, apart: i32, panels: i32): void {
-  if (op.M > 1) {
-    some(op, op.M, from, min(to, panels));
-    return some(op, op.M, min(from + apart, panels), min(to + apart, panels));
-  }
-  const here = min(to, panels), there = min(to + apart, panels) - apart;
-  one(op, 0, from, here, there, apart);
-  finish(op, 0, 1, from * OUTPUTS, (here - from) * 2); // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
-  finish(op, 0, 1, (from + apart) * OUTPUTS, (there - from) * 2);
-}
-
-/** Row m by panels from … to − 1, and by those `apart` further of from … there − 1. */
-function one(op: Matmul, m: i32, from: i32, to: i32, there: i32, apart: i32): void {
-  const bytes = panelBytes(Format.i8, op.K);
-  let p = from;
-  for (; p < there; p++) tile(op, m, p, bytes, 1, 2, apart);
-  for (; p < to; p++) tile(op, m, p, bytes, 1, 1, 0);
-}
-
-/** The first two of `rows`, then the next two, each time by `SEVERAL` bytes of panels: only the first two wait for memory, and what it fetches ahead is not broken off. */
-function some(op: Matmul, rows: i32, from: i32, to: i32): void {
-  const bytes = panelBytes(Format.i8, op.K), several = max(<i32>(SEVERAL / bytes), 1);
-  for (let begin = from; begin < to; begin += several) {
-    const end = min(begin + several, to), half = (end - begin) >> 1;
-    let m = 0;
-    for (; m + 2 <= rows; m += 2) for (let p = begin; p < end; p++) tile(op, m, p, bytes, 2, 1, 0);
-    if (m < rows) one(op, m, begin, end - half, begin + half, end - begin - half);
-  }
-  finish(op, 0, rows, from * OUTPUTS, (to - from) * 2);
+  product<u8>(op, t, n, 0);
 }
 
 /** sum · (scale of w · scale of x) + total, for four outputs of a row. */
@@ -105,12 +43,9 @@ function some(op: Matmul, rows: i32, from: i32, to: i32): void {
   return load<i32>(x) | load<i32>(x, 64) | load<i32>(x, 128) | load<i32>(x, 192);
 }
 
-/**
- * `rows` (1 or 2) by the 16 outputs of panel p, of `bytes` bytes, or one row by those of 2 `panels`, the second one `apart` further. Both are constants: the
- * compiler makes a tile of each.
- */
+/** `rows` or `panels`, as panels_i16.ts says. */
 // @ts-ignore: decorator
-@inline function tile(op: Matmul, m: i32, p: i32, bytes: usize, rows: i32, panels: i32, apart: i32): void {
+@inline export function tile(op: Matmul, m: i32, p: i32, bytes: usize, rows: i32, panels: i32, apart: i32): void {
   const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3;
   let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = rows > 1 ? s0 + scaleStep : s0;
   let w = op.w + <usize>p * bytes, w1 = w + <usize>apart * bytes, seen = 0;
