@@ -121,6 +121,18 @@ for (const format of ["i8", "i4"] as const) test(`matmul_${format} gives each of
   for (let M = 1; M <= most; M++) assertSameBits(multiply({ ...one, M, x: x.subarray(0, M * K) }, 1 + (M % 3)), alone.slice(0, M * N), `${M} rows`);
 });
 
+for (const format of ["i8", "i4", "f16", "f32"] as const) test(`one and three rows of matmul_${format} make every output, however many panels there are for the streams that threads read`, () => {
+  const K = 3, most = 16 * 21, x = random(3 * K, 13), w = random(most * K, 14), width = format === "i8" || format === "i4" ? 16 : 8;
+  for (const M of [1, 3]) {
+    const all = multiply({ engine: "plain", format, M, K, N: most, x: x.subarray(0, M * K), w });
+    for (let panels = 1; panels <= 21; panels++) for (let threads = 1; threads <= 4; threads++) {
+      const N = panels * width - (panels % 3), one: Case = { engine: "plain", format, M, K, N, x: x.subarray(0, M * K), w: w.subarray(0, N * K) };
+      const expected = Float32Array.from({ length: M * N }, (_, i) => all[Math.floor(i / N) * most + (i % N)]!);
+      assertSameBits(multiply(one, threads), expected, `${M}×${N}, ${threads} threads`);
+    }
+  }
+});
+
 for (const [format, outputs] of [["i8", 16], ["i4", 16], ["f16", 8]] as const) test(`threads that take parts of matmul_${format} reach the end of more than 65536 panels`, () => {
   const K = 1, N = outputs * 65537, x = new Float32Array([3]), w = Float32Array.from({ length: N }, (_, n) => (n % 5) - 2), packed = pack(format, w, N, K);
   const one: Case = { engine: "plain", format, M: 1, K, N, x, w, packed };
