@@ -36,10 +36,14 @@ export function bars(run: Run): Bar[] {
     made.push({ bar: name, want, ...more, ...seen, rounds: known.length, ok: seen ? (more.atMost ? got <= want : got >= want) : null });
   };
 
-  const decode = ours("decode@100"), llama = find("decode@100", "llama.cpp", "q8_0");
-  bar("1 decode i8 at 100: share of the read bandwidth", share(decode?.fractions), 0.88, { goal: 0.95 });
-  bar("1 decode i8 at 100: times llama.cpp Q8_0", faster(decode, llama), 1.4);
-  bar("1 decode i8 at 100: times wllama", faster(decode, find("decode@100", "wllama", "q8_0")), 8);
+  const decode = ours("decode@100"), llama = find("decode@100", "llama.cpp", "q8_0"), wllama = find("decode@100", "wllama", "q8_0");
+  /** What each round gave, beside where the cores were meanwhile: what waits for memory depends on it. */
+  const byHandover = (figures: readonly Rounds[], of: (...figures: number[]) => string): string =>
+    eachRound([decode?.handovers ?? [], ...figures], (ns, ...figures) => `${of(...figures)} at ${ns.toFixed(0)} ns`).join(", ");
+  const percent = (share: number) => `${(100 * share).toFixed(1)} %`, times = (ours: number, theirs: number) => (theirs / ours).toFixed(2);
+  bar("1 decode i8 at 100: share of the read bandwidth", share(decode?.fractions), 0.88, { goal: 0.95, note: byHandover([decode?.fractions ?? []], percent) });
+  bar("1 decode i8 at 100: times llama.cpp Q8_0", faster(decode, llama), 1.4, { note: byHandover([decode?.rounds ?? [], llama?.rounds ?? []], times) });
+  bar("1 decode i8 at 100: times wllama", faster(decode, wllama), 8, { note: byHandover([decode?.rounds ?? [], wllama?.rounds ?? []], times) });
   const replay = ours("decode@100 guessed"), noBar = "a replay, no bar";
   bar("1 decode i8, guessed: times one by one", faster(replay, decode), 1, { note: noBar });
   bar("1 decode i8, guessed: times llama.cpp Q8_0", faster(replay, llama), 1.4, { note: noBar });

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type About, Contender } from "./contender.js";
-import type { Limit } from "./limits.js";
+import type { Limit, Look } from "./limits.js";
 import { availableMemory } from "./machine.js";
 import { beside, interleave, median, most, quantile, type Rounds, type Task, type Time } from "./measure.js";
 import { leastMs, type Work } from "./work.js";
@@ -37,6 +37,8 @@ export interface Row extends Subject {
   fraction?: number;
   /** The same against the fastest 8-bit product of any kind; differs where relaxed dots are one instruction. */
   fractionsOfFastest?: Rounds;
+  /** Nanoseconds of a word from one thread to another, as seen right before and after: whether the cores were on one chip. */
+  handovers?: Rounds;
   /** The most memory that the process ever had, in bytes. */
   peakRss?: number;
 }
@@ -205,14 +207,13 @@ function row({ measure: _, takesPart: __, ...subject }: Entry, samples: Rounds<r
   const rounds = samples.map((round) => round && scale * median(round));
   const made: Row = { ...subject, median: scale * median(all), p10: scale * quantile(all, 0.1), p90: scale * quantile(all, 0.9), samples: all.length, rounds };
   if (!work) return made;
-  const best = (names: readonly Limit[], round: number) => {
-    const seen = (name: Limit) => times.filter((time) => time.round === round).flatMap((time) => beside(time, looks.get(`${name} ${threads}`)?.times ?? []));
-    return Math.max(...names.map((name) => most(seen(name))).filter((rate) => rate > 0), -Infinity);
-  };
+  const seen = (name: Look, round: number) => times.filter((time) => time.round === round).flatMap((time) => beside(time, looks.get(`${name} ${threads}`)?.times ?? []));
+  const best = (names: readonly Limit[], round: number) => Math.max(...names.map((name) => most(seen(name, round))).filter((rate) => rate > 0), -Infinity);
   const against = (names: readonly Limit[]): Rounds => rounds.map((ms, round) =>
     ms && leastMs(work, { f32: best(f32Limits, round), bandwidth: best(["bandwidth"], round), products: best(names, round) }) / ms);
   const fractions = against(ownLimits(dtype));
-  return { ...made, fractions, fraction: median(fractions.filter((fraction) => fraction !== undefined)), fractionsOfFastest: against(productLimits(dtype)) };
+  const handovers = rounds.map((ms, round) => ms && median(seen("handover", round)));
+  return { ...made, fractions, fraction: median(fractions.filter((fraction) => fraction !== undefined)), fractionsOfFastest: against(productLimits(dtype)), handovers };
 }
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
