@@ -22,21 +22,19 @@ import { fma } from "./simd";
 export function matmul_f16(op: Matmul, t: i32, n: i32): void {
   const panels = (op.N + 7) >> 3;
   if (op.scratch) return rowsByF32(op, t, share(panels, t, n), share(panels, t + 1, n), Format.f16);
-  const apart = apartOf(panels, n);
-  for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both(op, p, streamsTo(p, apart, n), apart, panels);
+  const streams = op.M == 1 ? 2 : 1, apart = apartOf(panels, streams, n);
+  for (let p = takeStreams(op, apart, streams, t, n); p >= 0; p = takeStreams(op, apart, streams, t, n)) {
+    const to = streamsTo(p, apart, streams, n), here = min(to, panels);
+    if (streams == 1) some(op, p, here);
+    else both(op, p, here, min(to + apart, panels) - apart, apart);
+  }
 }
 
-/** All rows by panels from … to − 1 and by those `apart` further. */
-function both(op: Matmul, from: i32, to: i32, apart: i32, panels: i32): void {
-  const bytes = <usize>op.K << 4;
-  if (op.M > 1) {
-    some(op, from, min(to, panels));
-    return some(op, from + apart, min(to + apart, panels));
-  }
-  const there = min(to + apart, panels) - apart;
+/** One row by panels from … to − 1, and by those `apart` further of from … there − 1. */
+function both(op: Matmul, from: i32, to: i32, there: i32, apart: i32): void {
   let p = from;
-  for (; p < there; p++) tile_1x16(op, p << 3, apart << 3, op.w + <usize>p * bytes);
-  if (p < panels) some(op, p, min(to, panels));
+  for (; p < there; p++) tile_1x16(op, p << 3, apart << 3, op.w + <usize>p * (<usize>op.K << 4));
+  some(op, p, to);
 }
 
 function some(op: Matmul, from: i32, to: i32): void {

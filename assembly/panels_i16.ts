@@ -30,8 +30,12 @@ const SEVERAL: usize = 17 << 15;
 export function product<W>(op: Matmul, t: i32, n: i32, sums: usize): void {
   const panels = (op.N + OUTPUTS - 1) / OUTPUTS;
   if (!op.eights) {
-    const apart = apartOf(panels, n);
-    for (let p = takeStreams(op, apart, t, n); p >= 0; p = takeStreams(op, apart, t, n)) both<W>(op, p, streamsTo(p, apart, n), apart, panels, sums);
+    const streams = op.M == 1 ? 2 : 1, apart = apartOf(panels, streams, n);
+    for (let p = takeStreams(op, apart, streams, t, n); p >= 0; p = takeStreams(op, apart, streams, t, n)) {
+      const to = streamsTo(p, apart, streams, n), here = min(to, panels);
+      if (streams == 1) some<W>(op, op.M, p, here, sums);
+      else both<W>(op, p, here, min(to + apart, panels) - apart, apart, sums);
+    }
     return;
   }
   if (n == 1) return outputs<W>(op, t, 0, 1, 0, panels, sums);
@@ -49,19 +53,14 @@ function outputs<W>(op: Matmul, t: i32, part: i32, parts: i32, from: i32, to: i3
   eights(op, t, part, parts, from, to, formatOf<W>());
 }
 
-/** All rows by panels from … to − 1 and by those `apart` further, as far as there are any: only the last ones are missing. */
-function both<W>(op: Matmul, from: i32, to: i32, apart: i32, panels: i32, sums: usize): void {
-  if (op.M > 1) {
-    some<W>(op, op.M, from, min(to, panels), sums);
-    return some<W>(op, op.M, min(from + apart, panels), min(to + apart, panels), sums);
-  }
-  const here = min(to, panels), there = min(to + apart, panels) - apart;
-  one<W>(op, 0, from, here, there, apart, sums);
-  finish(op, 0, 1, from * OUTPUTS, (here - from) * 2); // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
+/** One row by panels from … to − 1, and by those `apart` further of from … there − 1. */
+function both<W>(op: Matmul, from: i32, to: i32, there: i32, apart: i32, sums: usize): void {
+  one<W>(op, 0, from, to, there, apart, sums);
+  finish(op, 0, 1, from * OUTPUTS, (to - from) * 2); // at the end: V8 13.6 inlines what is often called, and then has no registers left for the tiles' loops
   finish(op, 0, 1, (from + apart) * OUTPUTS, (there - from) * 2);
 }
 
-/** Row m by panels from … to − 1, and by those `apart` further of from … there − 1. */
+/** The same of row m, but for the end. */
 function one<W>(op: Matmul, m: i32, from: i32, to: i32, there: i32, apart: i32, sums: usize): void {
   const bytes = panelBytes(formatOf<W>(), op.K);
   let p = from;

@@ -44,23 +44,23 @@ export function takenTo(from: i32, pieces: i32, parts: i32, n: i32): i32 {
 }
 
 /**
- * Few rows, whose product waits for memory: half of the threads keep to each half of the panels and read it in two streams, from its beginning and
- * from its middle. A processor fetches ahead in each, and what it has fetched is not left behind by a jump. This is how many panels the one is from
- * the other. The last streams have up to three panels less.
+ * Few rows, whose product waits for memory: half of the threads keep to each half of the panels, and for one row read it in two `streams`, from its
+ * beginning and from its middle. A processor fetches ahead in each, and what it has fetched is not left behind by a jump. This is how many panels
+ * there are to a stream. The last streams have less: three panels at most are missing.
  */
-export function apartOf(panels: i32, n: i32): i32 {
-  const streams = 2 * min(n, 2);
-  return (panels + streams - 1) / streams;
+export function apartOf(panels: i32, streams: i32, n: i32): i32 {
+  const all = streams * min(n, 2);
+  return (panels + all - 1) / all;
 }
 
-/** The next panels of a first stream for thread t, with which go those `apart` further, or −1. */
-export function takeStreams(op: Record, apart: i32, t: i32, n: i32): i32 {
+/** The next panels of a thread's first stream, with which go those `apart` further if there are two, or −1. */
+export function takeStreams(op: Record, apart: i32, streams: i32, t: i32, n: i32): i32 {
   const p = take(op, apart, min(n, 2), t, n);
-  return p < 0 ? p : 2 * p - p % apart;
+  return p < 0 ? p : streams * (p - p % apart) + p % apart;
 }
 
 /** Where those end. */
-export function streamsTo(from: i32, apart: i32, n: i32): i32 {
-  const begin = from % (2 * apart);
+export function streamsTo(from: i32, apart: i32, streams: i32, n: i32): i32 {
+  const begin = from % (streams * apart);
   return from - begin + takenTo(begin, apart, min(n, 2), n);
 }
