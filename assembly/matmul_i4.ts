@@ -83,32 +83,32 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
     let sumA0 = i32x4.splat(0), sumB0 = sumA0, sumC0 = sumA0, sumD0 = sumA0, sumA1 = sumA0, sumB1 = sumA0, sumC1 = sumA0, sumD1 = sumA0;
     while (x0 < end) {
       const stop = min(x0 + (SHARED << 1), end);
-      let c0 = v128.load32_splat(sums), b0 = up(c0, c0), a0 = up(c0, b0), d0 = i32x4.splat(0), c1 = c0, b1 = b0, a1 = a0, d1 = d0, q = c0;
+      let c0 = v128.load32_splat(sums), b0 = up(c0, c0), a0 = up(c0, b0), d0 = i32x4.splat(0), c1 = c0, b1 = b0, a1 = a0, d1 = d0, p1 = c0;
       if (rows > 1) { c1 = v128.load32_splat(sums + sums1); b1 = up(c1, c1); a1 = up(c1, b1); }
       do {
-        const p = v128.load32_splat(x0);
-        if (rows > 1) q = v128.load32_splat(x1);
+        const p0 = v128.load32_splat(x0);
+        if (rows > 1) p1 = v128.load32_splat(x1);
         let v = v128.load(w);
-        a0 = dotAdd(p, v, a0);
-        if (rows > 1) a1 = dotAdd(q, v, a1);
+        a0 = dotAdd(p0, v, a0);
+        if (rows > 1) a1 = dotAdd(p1, v, a1);
         v = i16x8.shr_s(v, 4);
-        b0 = dotAdd(p, v, b0);
-        if (rows > 1) b1 = dotAdd(q, v, b1);
+        b0 = dotAdd(p0, v, b0);
+        if (rows > 1) b1 = dotAdd(p1, v, b1);
         v = i16x8.shr_s(v, 4);
-        c0 = dotAdd(p, v, c0);
-        if (rows > 1) c1 = dotAdd(q, v, c1);
+        c0 = dotAdd(p0, v, c0);
+        if (rows > 1) c1 = dotAdd(p1, v, c1);
         v = i16x8.shr_s(v, 4);
-        d0 = dotAdd(p, v, d0);
-        if (rows > 1) d1 = dotAdd(q, v, d1);
+        d0 = dotAdd(p0, v, d0);
+        if (rows > 1) d1 = dotAdd(p1, v, d1);
         if (panels > 1) {
           v = v128.load(w1);
-          a1 = dotAdd(p, v, a1);
+          a1 = dotAdd(p0, v, a1);
           v = i16x8.shr_s(v, 4);
-          b1 = dotAdd(p, v, b1);
+          b1 = dotAdd(p0, v, b1);
           v = i16x8.shr_s(v, 4);
-          c1 = dotAdd(p, v, c1);
+          c1 = dotAdd(p0, v, c1);
           v = i16x8.shr_s(v, 4);
-          d1 = dotAdd(p, v, d1);
+          d1 = dotAdd(p0, v, d1);
           w1 += I4_STEP;
         }
         x0 += 4; w += I4_STEP;
