@@ -16,10 +16,9 @@
  * (rows_i16.ts). Either way a group's sum is the same integer: 63 · 8 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32,
  * group after group, with two roundings in every build: the same bits for any tile, M, n and machine.
  */
-import { keep } from "./epilogue";
-import { product } from "./panels_i16";
-import { scaled } from "./matmul_i8";
+import { lowest, scaled } from "./matmul_i8";
 import { fourScales, I4_STEP, OUTPUTS, SCALES, shareBytes } from "./pack";
+import { keepSixteen, product } from "./panels_i16";
 import { GROUP, Matmul, SHARED, singles } from "./record";
 import { quarters, scratchOf } from "./rows_i16";
 import { dotAdd } from "./simd";
@@ -52,12 +51,6 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
 // @ts-ignore: decorator
 @inline function up(lower: v128, higher: v128): v128 {
   return i32x4.add(lower, i32x4.shl(higher, 4));
-}
-
-/** lower − 16 higher: what is left of sums when those of the higher bits in the same lanes are taken away. */
-// @ts-ignore: decorator
-@inline function low(lower: v128, higher: v128): v128 {
-  return i32x4.sub(lower, i32x4.shl(higher, 4));
 }
 
 /** sum + share · numbers, of shares widened to 32 bits. */
@@ -115,12 +108,12 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
         if (rows > 1) x1 += 4;
       } while (x0 < stop);
       let eight = v128.load8x8_s(shares), more = v128.load8x8_s(shares, 8);
-      sumA0 = shared(sumA0, low(a0, b0), i32x4.extend_low_i16x8_s(eight)); sumB0 = shared(sumB0, low(b0, c0), i32x4.extend_high_i16x8_s(eight));
-      sumC0 = shared(sumC0, low(c0, d0), i32x4.extend_low_i16x8_s(more)); sumD0 = shared(sumD0, d0, i32x4.extend_high_i16x8_s(more));
+      sumA0 = shared(sumA0, lowest(a0, b0, 4), i32x4.extend_low_i16x8_s(eight)); sumB0 = shared(sumB0, lowest(b0, c0, 4), i32x4.extend_high_i16x8_s(eight));
+      sumC0 = shared(sumC0, lowest(c0, d0, 4), i32x4.extend_low_i16x8_s(more)); sumD0 = shared(sumD0, d0, i32x4.extend_high_i16x8_s(more));
       if (two) {
         if (panels > 1) { eight = v128.load8x8_s(shares1); more = v128.load8x8_s(shares1, 8); }
-        sumA1 = shared(sumA1, low(a1, b1), i32x4.extend_low_i16x8_s(eight)); sumB1 = shared(sumB1, low(b1, c1), i32x4.extend_high_i16x8_s(eight));
-        sumC1 = shared(sumC1, low(c1, d1), i32x4.extend_low_i16x8_s(more)); sumD1 = shared(sumD1, d1, i32x4.extend_high_i16x8_s(more));
+        sumA1 = shared(sumA1, lowest(a1, b1, 4), i32x4.extend_low_i16x8_s(eight)); sumB1 = shared(sumB1, lowest(b1, c1, 4), i32x4.extend_high_i16x8_s(eight));
+        sumC1 = shared(sumC1, lowest(c1, d1, 4), i32x4.extend_low_i16x8_s(more)); sumD1 = shared(sumD1, d1, i32x4.extend_high_i16x8_s(more));
       }
       sums += 4; shares += OUTPUTS;
       if (panels > 1) shares1 += OUTPUTS;
@@ -134,14 +127,8 @@ function sumsOf(op: Matmul, m: i32, to: usize): void {
     }
     s0 += 8;
   }
-  const further = panels > 1 ? apart * OUTPUTS : 0, count = op.N - p * OUTPUTS, count1 = count - further;
-  const dst = op.dst + ((<usize>m * op.ldd + p * OUTPUTS) << 2), dst1 = dst + (<usize>(panels > 1 ? further : op.ldd) << 2);
-  keep(dst, A0, B0, count);
-  if (count > 8) keep(dst + 32, C0, D0, count - 8);
-  if (two) {
-    keep(dst1, A1, B1, count1);
-    if (count1 > 8) keep(dst1 + 32, C1, D1, count1 - 8);
-  }
+  keepSixteen(op, m, p, A0, B0, C0, D0);
+  if (two) keepSixteen(op, rows > 1 ? m + 1 : m, panels > 1 ? p + apart : p, A1, B1, C1, D1);
 }
 
 /** Of 16 outputs, whose group is at `from`, `inputs` of it, share · number in int16. */

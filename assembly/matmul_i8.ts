@@ -15,9 +15,8 @@
  * exactly: 127 · 8191 · 128 < 2³¹. Then sum · (scale of w · scale of x) is added in f32, group after group, with two roundings in every
  * build: the same bits for any tile, M, n and machine.
  */
-import { keep } from "./epilogue";
-import { product } from "./panels_i16";
-import { fourScales, I8_STEP, OUTPUTS, SCALES } from "./pack";
+import { keepSixteen, outputsOf, product } from "./panels_i16";
+import { fourScales, I8_STEP, SCALES } from "./pack";
 import { GROUP, Matmul } from "./record";
 import { dotAdd, mulAdd } from "./simd";
 
@@ -31,10 +30,10 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
   return mulAdd(f32x4.convert_i32x4_s(sum), f32x4.mul(wScale, v128.load32_splat(xScale)), total);
 }
 
-/** What is left of sums of low bytes when those of the high ones in the same lanes are taken away. */
+/** What is left of sums of lanes when those of the same lanes, shifted right by `bits`, are taken away: those of the lowest bits. */
 // @ts-ignore: decorator
-@inline function low(both: v128, high: v128): v128 {
-  return i32x4.sub(both, i32x4.shl(high, 8));
+@inline export function lowest(all: v128, shifted: v128, bits: i32): v128 {
+  return i32x4.sub(all, i32x4.shl(shifted, bits));
 }
 
 /** Something of each of the four lines that a group of x is in, asked for together: one by one, in the loop, each would be waited for behind weights. */
@@ -46,7 +45,7 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
 /** `rows` or `panels`, as panels_i16.ts says. */
 // @ts-ignore: decorator
 @inline export function tile(op: Matmul, m: i32, p: i32, bytes: usize, rows: i32, panels: i32, apart: i32): void {
-  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3;
+  const step = <usize>op.ldx << 1, scaleStep = <usize>((op.K + GROUP - 1) / GROUP) << 3, two = rows > 1 || panels > 1;
   let x0 = op.x + <usize>m * step, x1 = x0 + step, s0 = op.scales + <usize>m * scaleStep, s1 = rows > 1 ? s0 + scaleStep : s0;
   let w = op.w + <usize>p * bytes, w1 = w + <usize>apart * bytes, seen = 0;
   let A0 = f32x4.splat(0), B0 = A0, C0 = A0, D0 = A0, A1 = A0, B1 = A0, C1 = A0, D1 = A0;
@@ -56,7 +55,7 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
     if (panels > 1) w1 += SCALES;
     if (rows > 1 && left >= GROUP) seen |= lines(x0) | lines(x1);
     let a0 = v128.load32_splat(s0, 4), b0 = i32x4.splat(0), c0 = a0, d0 = b0, a1 = b0, b1 = b0, c1 = b0, d1 = b0, p1 = b0;
-    if (rows > 1 || panels > 1) { a1 = v128.load32_splat(s1, 4); c1 = a1; }
+    if (two) { a1 = v128.load32_splat(s1, 4); c1 = a1; }
     do {
       const p0 = v128.load32_splat(x0);
       if (rows > 1) p1 = v128.load32_splat(x1);
@@ -87,21 +86,15 @@ export function matmul_i8(op: Matmul, t: i32, n: i32): void {
       if (rows > 1) x1 += 4;
     } while (x0 < end);
     let wa = fourScales(scales), wb = fourScales(scales + 8), wc = fourScales(scales + 16), wd = fourScales(scales + 24);
-    A0 = scaled(A0, low(a0, b0), wa, s0); B0 = scaled(B0, b0, wb, s0); C0 = scaled(C0, low(c0, d0), wc, s0); D0 = scaled(D0, d0, wd, s0);
-    if (rows > 1 || panels > 1) {
+    A0 = scaled(A0, lowest(a0, b0, 8), wa, s0); B0 = scaled(B0, b0, wb, s0); C0 = scaled(C0, lowest(c0, d0, 8), wc, s0); D0 = scaled(D0, d0, wd, s0);
+    if (two) {
       if (panels > 1) { wa = fourScales(scales1); wb = fourScales(scales1 + 8); wc = fourScales(scales1 + 16); wd = fourScales(scales1 + 24); }
-      A1 = scaled(A1, low(a1, b1), wa, s1); B1 = scaled(B1, b1, wb, s1); C1 = scaled(C1, low(c1, d1), wc, s1); D1 = scaled(D1, d1, wd, s1);
+      A1 = scaled(A1, lowest(a1, b1, 8), wa, s1); B1 = scaled(B1, b1, wb, s1); C1 = scaled(C1, lowest(c1, d1, 8), wc, s1); D1 = scaled(D1, d1, wd, s1);
       s1 += 8;
     }
     s0 += 8;
   }
-  const further = panels > 1 ? apart * OUTPUTS : 0, count = op.N - p * OUTPUTS, count1 = count - further;
-  const dst = op.dst + ((<usize>m * op.ldd + p * OUTPUTS) << 2), dst1 = dst + (<usize>(panels > 1 ? further : op.ldd) << 2);
-  if (rows > 1) store<i32>(dst, seen); // and the sums over it: loads whose values go nowhere would be left out
-  keep(dst, A0, B0, count);
-  if (count > 8) keep(dst + 32, C0, D0, count - 8);
-  if (rows > 1 || panels > 1) {
-    keep(dst1, A1, B1, count1);
-    if (count1 > 8) keep(dst1 + 32, C1, D1, count1 - 8);
-  }
+  if (rows > 1) store<i32>(outputsOf(op, m, p), seen); // and the sums over it: loads whose values go nowhere would be left out
+  keepSixteen(op, m, p, A0, B0, C0, D0);
+  if (two) keepSixteen(op, rows > 1 ? m + 1 : m, panels > 1 ? p + apart : p, A1, B1, C1, D1);
 }

@@ -10,7 +10,7 @@
  *     rows 2, 3  ─► panels 0 … 15   from the second-level cache
  *     rows 0, 1  ─► panels 16 … 31
  */
-import { finish } from "./epilogue";
+import { finish, keep } from "./epilogue";
 import { tile as tileOf4Bits } from "./matmul_i4";
 import { tile as tileOfBytes } from "./matmul_i8";
 import { OUTPUTS, panelBytes } from "./pack";
@@ -88,4 +88,18 @@ function some<W>(op: Matmul, rows: i32, from: i32, to: i32, sums: usize): void {
 @inline function tile<W>(op: Matmul, m: i32, p: i32, bytes: usize, sums: usize, rows: i32, panels: i32, apart: i32): void {
   if (sizeof<W>() == 1) tileOfBytes(op, m, p, bytes, rows, panels, apart);
   else tileOf4Bits(op, m, p, bytes, sums, rows, panels, apart);
+}
+
+/** Where row m has the outputs of panel p. */
+// @ts-ignore: decorator
+@inline export function outputsOf(op: Matmul, m: i32, p: i32): usize {
+  return op.dst + ((<usize>m * op.ldd + p * OUTPUTS) << 2);
+}
+
+/** Writes row m's sums of panel p, as many as there are outputs. */
+// @ts-ignore: decorator
+@inline export function keepSixteen(op: Matmul, m: i32, p: i32, a: v128, b: v128, c: v128, d: v128): void {
+  const dst = outputsOf(op, m, p), count = op.N - p * OUTPUTS;
+  keep(dst, a, b, count);
+  if (count > 8) keep(dst + 32, c, d, count - 8);
 }

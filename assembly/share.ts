@@ -12,8 +12,9 @@ export function rowsOfPass(rowBytes: i32): i32 {
 
 /**
  * Where the next pieces of a record for thread t begin, or −1 when none are left. There are `pieces` of each of 1 or 2 `parts`, those of the second
- * counted on from those of the first; a thread takes of one as long as there are any, and then helps with the other. Each take is a share of what is left, down to one piece, so that
- * threads end together, whoever of them was held up or reads memory more slowly. Which thread makes an output changes no bit of it.
+ * counted on from those of the first; a thread takes of one as long as there are any, and then helps with the other. Each take is a share of what is
+ * left, down to one piece, so that threads end together, whoever of them was held up or reads memory more slowly. Which thread makes an output
+ * changes no bit of it.
  */
 export function take(op: Record, pieces: i32, parts: i32, t: i32, n: i32): i32 {
   for (let i = 0, part = share(parts, t, n); i < parts; i++, part ^= 1) {
