@@ -14,6 +14,8 @@ export interface Bar {
   lowest?: number;
   highest?: number;
   rounds: number;
+  /** Nanoseconds of a word from core to core in each round, and what that gave: what waits for memory depends on where the cores are. */
+  handovers?: { ns: number; got: number }[];
   ok: boolean | null;
   note?: string;
 }
@@ -25,7 +27,8 @@ export function bars(run: Run): Bar[] {
     run.rows.find((row) => row.what === what && row.engine === engine && row.dtype === dtype && row.threads === threads && row.beside === beside);
   const ours = (what: string, dtype = "i8", threads = 2) => find(what, "kosmos2", dtype, threads);
   /** How many times faster a is than b. */
-  const faster = (a: Row | undefined, b: Row | undefined): number[] => eachRound([a?.rounds ?? [], b?.rounds ?? []], (a, b) => b / a);
+  const ratio = (a: number, b: number): number => b / a;
+  const faster = (a: Row | undefined, b: Row | undefined): number[] => eachRound([a?.rounds ?? [], b?.rounds ?? []], ratio);
   const timesTorch = (what: string, dtype: string): number[] => faster(find(what, "kosmos2", "i8", 2, "PyTorch"), find(what, "PyTorch", dtype));
   const share = (rounds: Rounds | undefined): number[] => eachRound([rounds ?? []], (share) => share);
 
@@ -37,13 +40,12 @@ export function bars(run: Run): Bar[] {
   };
 
   const decode = ours("decode@100"), llama = find("decode@100", "llama.cpp", "q8_0"), wllama = find("decode@100", "wllama", "q8_0");
-  /** What each round gave, beside where the cores were meanwhile: what waits for memory depends on it. */
-  const byHandover = (figures: readonly Rounds[], of: (...figures: number[]) => string): string =>
-    eachRound([decode?.handovers ?? [], ...figures], (ns, ...figures) => `${of(...figures)} at ${ns.toFixed(0)} ns`).join(", ");
-  const percent = (share: number) => `${(100 * share).toFixed(1)} %`, times = (ours: number, theirs: number) => (theirs / ours).toFixed(2);
-  bar("1 decode i8 at 100: share of the read bandwidth", share(decode?.fractions), 0.88, { goal: 0.95, note: byHandover([decode?.fractions ?? []], percent) });
-  bar("1 decode i8 at 100: times llama.cpp Q8_0", faster(decode, llama), 1.4, { note: byHandover([decode?.rounds ?? [], llama?.rounds ?? []], times) });
-  bar("1 decode i8 at 100: times wllama", faster(decode, wllama), 8, { note: byHandover([decode?.rounds ?? [], wllama?.rounds ?? []], times) });
+  const decodeBar = (name: string, want: number, figures: readonly Rounds[], of: (...figures: number[]) => number, more: Partial<Bar> = {}): void =>
+    bar(name, eachRound(figures, of), want, { ...more, handovers: eachRound([decode?.handovers ?? [], ...figures], (ns, ...figures) => ({ ns, got: of(...figures) })) });
+  const rounds = decode?.rounds ?? [];
+  decodeBar("1 decode i8 at 100: share of the read bandwidth", 0.88, [decode?.fractions ?? []], (share) => share, { goal: 0.95 });
+  decodeBar("1 decode i8 at 100: times llama.cpp Q8_0", 1.4, [rounds, llama?.rounds ?? []], ratio);
+  decodeBar("1 decode i8 at 100: times wllama", 8, [rounds, wllama?.rounds ?? []], ratio);
   const replay = ours("decode@100 guessed"), noBar = "a replay, no bar";
   bar("1 decode i8, guessed: times one by one", faster(replay, decode), 1, { note: noBar });
   bar("1 decode i8, guessed: times llama.cpp Q8_0", faster(replay, llama), 1.4, { note: noBar });

@@ -22,7 +22,7 @@ const HANDOVERS = 10_000;
 const SAMPLE_MS = 15;
 
 interface Kernels {
-  sum(from: number, bytes: number): bigint;
+  sum(from: number, bytes: number): void;
   peak_dot_i16(steps: number): number;
   peak_relaxed_dot(steps: number): number;
   peak_mul_add(steps: number): number;

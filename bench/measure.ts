@@ -28,9 +28,7 @@ export interface Time {
 export interface Task {
   /** Measures for a short while. */
   measure(): Promise<readonly number[]>;
-  /** Those of each round. */
-  readonly samples: Rounds<number[]>;
-  /** The same, each time that it measured. */
+  /** Each time that it measured. */
   readonly times: Time[];
   /** Whether it takes part in a round. Default: in all. */
   takesPart?(round: number): boolean;
@@ -47,7 +45,6 @@ export async function interleave(tasks: readonly Task[], rounds: number, failed:
       if (out.has(task) || task.takesPart?.(round) === false) continue;
       try {
         const start = performance.now(), samples = await task.measure();
-        (task.samples[round] ??= []).push(...samples);
         task.times.push({ round, start, end: performance.now(), samples });
       } catch (error) {
         out.add(task);
@@ -55,6 +52,13 @@ export async function interleave(tasks: readonly Task[], rounds: number, failed:
       }
     }
   }
+}
+
+/** The samples of each round. */
+export function byRound(times: readonly Time[]): Rounds<number[]> {
+  const rounds: Rounds<number[]> = [];
+  for (const { round, samples } of times) (rounds[round] ??= []).push(...samples);
+  return rounds;
 }
 
 /** What was seen right before something that was measured, and right after it: a machine may have changed since the last but one. */

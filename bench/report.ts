@@ -44,9 +44,10 @@ export function rowLines(rows: readonly Row[]): string {
 
 export function barLines(bars: readonly Bar[]): string {
   const value = ({ bar }: Bar, x: number | undefined) => (x === undefined ? "-" : bar.includes("share") ? percent(x) : `${x.toFixed(2)}×`);
+  const note = (bar: Bar) => [bar.note, bar.handovers?.map(({ ns, got }) => `${value(bar, got)} at ${ns.toFixed(0)} ns`).join(", ")].filter(Boolean).join("; ");
   return table([
     ["bar", "want", "got", "lowest", "highest", "rounds", "goal", ""],
-    ...bars.map((bar) => [bar.bar, value(bar, bar.want), value(bar, bar.got), value(bar, bar.lowest), value(bar, bar.highest), String(bar.rounds), value(bar, bar.goal), `${bar.ok === null ? "not measured" : bar.ok ? "ok" : "BELOW"}${bar.note ? ` (${bar.note})` : ""}`]),
+    ...bars.map((bar) => [bar.bar, value(bar, bar.want), value(bar, bar.got), value(bar, bar.lowest), value(bar, bar.highest), String(bar.rounds), value(bar, bar.goal), `${bar.ok === null ? "not measured" : bar.ok ? "ok" : "BELOW"}${note(bar) ? ` (${note(bar)})` : ""}`]),
   ]);
 }
 

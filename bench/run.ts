@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type About, Contender } from "./contender.js";
 import type { Limit, Look } from "./limits.js";
 import { availableMemory } from "./machine.js";
-import { beside, interleave, median, most, quantile, type Rounds, type Task, type Time } from "./measure.js";
+import { beside, byRound, interleave, median, most, quantile, type Rounds, type Task, type Time } from "./measure.js";
 import { leastMs, type Work } from "./work.js";
 
 /** What is measured with one bar of the charts. */
@@ -160,10 +160,10 @@ export class Run {
     };
     for (const key of subjects.flatMap(limitsOf)) {
       const [limit, threads] = key.split(" ");
-      looks.set(key, { name: key, samples: [], times: [], measure: () => limits.ask<number[]>({ do: "limit", limit, count: Number(threads), ms: this.options.tiny ? 5 : 30 }) });
+      looks.set(key, { name: key, times: [], measure: () => limits.ask<number[]>({ do: "limit", limit, count: Number(threads), ms: this.options.tiny ? 5 : 30 }) });
     }
     const tasks = subjects.map((entry) => ({
-      entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, samples: [], times: [], measure: () => entry.measure(), takesPart: entry.takesPart,
+      entry, name: `${entry.engine} ${entry.dtype} ${entry.what} ${entry.threads}t`, times: [], measure: () => entry.measure(), takesPart: entry.takesPart,
     }));
     // looks at the limits at both ends of a round, and at its own before and after each of our phases, which take seconds
     const all = [...looks.values()], around = (entry: Entry) => (entry.part === "kernels" ? [] : limitsOf(entry).filter(matters(entry)).map((key) => looks.get(key)!));
@@ -176,12 +176,12 @@ export class Run {
     }
     order.push(...all);
     await interleave(order, rounds, (task, error) => this.note(`${(task as { name?: string }).name}: ${(error as Error).message.split("\n")[0]}`));
-    for (const [key, { samples }] of looks) this.limits.set(key, [...(this.limits.get(key) ?? []), ...flat(samples)]);
-    for (const { entry, samples, times } of tasks) if (flat(samples).length) this.rows.push(row(entry, samples, times, looks));
+    for (const [key, { times }] of looks) this.limits.set(key, [...(this.limits.get(key) ?? []), ...flat(times)]);
+    for (const { entry, times } of tasks) if (flat(times).length) this.rows.push(row(entry, times, looks));
   }
 }
 
-const flat = (samples: Rounds<readonly number[]>): number[] => samples.flatMap((round) => round ?? []);
+const flat = (times: readonly Time[]): number[] => times.flatMap(({ samples }) => samples);
 
 /** Whether a look at a limit is worth its time right behind a phase: not at the bandwidth where weights are used often, nor at products where they are used once. */
 const matters = ({ work = [] }: Subject) => (limit: string): boolean => {
@@ -202,9 +202,9 @@ function ownLimits(dtype: string): readonly Limit[] {
   return dtype === "i8" || dtype === "i4" ? ["dot_i16"] : productLimits(dtype);
 }
 
-function row({ measure: _, takesPart: __, ...subject }: Entry, samples: Rounds<readonly number[]>, times: readonly Time[], looks: ReadonlyMap<string, Task>): Row {
-  const { work, dtype, threads, scale = 1 } = subject, all = flat(samples);
-  const rounds = samples.map((round) => round && scale * median(round));
+function row({ measure: _, takesPart: __, ...subject }: Entry, times: readonly Time[], looks: ReadonlyMap<string, Task>): Row {
+  const { work, dtype, threads, scale = 1 } = subject, all = flat(times);
+  const rounds = byRound(times).map((samples) => samples && scale * median(samples));
   const made: Row = { ...subject, median: scale * median(all), p10: scale * quantile(all, 0.1), p90: scale * quantile(all, 0.9), samples: all.length, rounds };
   if (!work) return made;
   const seen = (name: Look, round: number) => times.filter((time) => time.round === round).flatMap((time) => beside(time, looks.get(`${name} ${threads}`)?.times ?? []));

@@ -1,7 +1,7 @@
 /** What the benchmark makes of its samples; that it measures is shown by `npm run bench -- --tiny`. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { beside, eachRound, interleave, type Rounds, type Time } from "../bench/measure.js";
+import { beside, byRound, eachRound, interleave, type Rounds, type Time } from "../bench/measure.js";
 import { replay } from "../bench/replay.js";
 
 const ratio = (a: number, b: number) => b / a;
@@ -21,11 +21,11 @@ test("eachRound leaves out rounds that lack a figure, and holds one that was mea
 
 test("interleave goes forwards and backwards, each task in the rounds that it takes part in", async () => {
   const order: string[] = [];
-  const task = (name: string, takesPart?: (round: number) => boolean) => ({ samples: [] as Rounds<number[]>, times: [] as Time[], takesPart, measure: async () => [order.push(name)] });
+  const task = (name: string, takesPart?: (round: number) => boolean) => ({ times: [] as Time[], takesPart, measure: async () => [order.push(name)] });
   const tasks = [task("a"), task("b", (round) => round === 1), task("c")];
   await interleave(tasks, 3, (_, error) => assert.fail(String(error)));
   assert.equal(order.join(""), "accbaac");
-  assert.deepEqual(Array.from(tasks[1].samples), [undefined, [4]]);
+  assert.deepEqual(Array.from(byRound(tasks[1].times)), [undefined, [4]]);
 });
 
 test("beside is what was seen last before and first after, whatever was seen at other times", () => {
