@@ -8,8 +8,10 @@ import { relaxedSimd } from "wasm-feature-detect";
 import { median } from "./measure.js";
 import { serve } from "./serve.js";
 
-/** bandwidth in GB/s, the others in multiply-adds, 10⁹ a second. 0: this runtime has no such instruction. */
-export type Limit = "bandwidth" | "dot_i16" | "relaxed_dot" | "mul_add" | "relaxed_madd";
+/** Both sums in GB/s, the others in multiply-adds, 10⁹ a second. 0: this runtime has no such instruction. */
+export type Limit = Reading | "dot_i16" | "relaxed_dot" | "mul_add" | "relaxed_madd";
+/** Bytes read: in two streams a thread, which is the most that we know how to read, or in one. */
+export type Reading = (typeof readings)[number];
 /** No limit, but what it says of the machine: nanoseconds from one thread's writing of a word to another's seeing it. */
 export type Look = Limit | "handover";
 
@@ -22,12 +24,16 @@ const HANDOVERS = 10_000;
 const SAMPLE_MS = 15;
 
 interface Kernels {
-  sum(from: number, bytes: number): void;
+  bandwidth(from: number, bytes: number): void;
+  plain_sum(from: number, bytes: number): void;
   peak_dot_i16(steps: number): number;
   peak_relaxed_dot(steps: number): number;
   peak_mul_add(steps: number): number;
   peak_relaxed_madd(steps: number): number;
 }
+
+const readings = ["bandwidth", "plain_sum"] as const;
+const isReading = (limit: Limit): limit is Reading => (readings as readonly Limit[]).includes(limit);
 
 if (isMainThread) {
   const threads: Worker[] = [];
@@ -56,7 +62,7 @@ if (isMainThread) {
       while (threads.length < count) threads.push(new Worker(new URL(import.meta.url)));
       if (limit === "handover") return handovers(threads, ms);
       const workers = threads.slice(0, count), bytes = Math.floor(READ / count / 128) * 128;
-      const order = limit === "bandwidth" ? { limit, bytes } : { limit, ms: SAMPLE_MS };
+      const order = isReading(limit) ? { limit, bytes } : { limit, ms: SAMPLE_MS };
       await Promise.all(workers.map(ask({ ...order, prepare: true })));
       const samples: number[] = [];
       const end = performance.now() + ms;
@@ -65,7 +71,7 @@ if (isMainThread) {
         const done = await Promise.all(workers.map(ask(order)));
         const seconds = (performance.now() - start) / 1000;
         // for products each thread gives its own rate: that of the slowest counts for all, as in a real product
-        samples.push(limit === "bandwidth" ? READ / seconds / 1e9 : Math.min(...done) * count);
+        samples.push(isReading(limit) ? READ / seconds / 1e9 : Math.min(...done) * count);
       } while (performance.now() < end);
       return samples;
     },
@@ -92,7 +98,7 @@ if (isMainThread) {
     return ((performance.now() - start) * 1e6) / (2 * HANDOVERS);
   }
 
-  function rate(limit: Exclude<Limit, "bandwidth">, count: number): number {
+  function rate(limit: Exclude<Limit, Reading>, count: number): number {
     const start = performance.now();
     const products = kernels[`peak_${limit}`](count);
     return products / (performance.now() - start) / 1e6;
@@ -103,14 +109,14 @@ if (isMainThread) {
   parentPort!.on("message", ({ limit, bytes = 0, ms = 0, prepare, word, turn = 0 }: Order) => {
     if (word) return parentPort!.postMessage(handover(word, turn));
     values();
-    if (limit === "bandwidth") {
+    if (isReading(limit)) {
       const from = 65536, missing = from + bytes - memory.buffer.byteLength;
       if (missing > 0) {
         memory.grow(Math.ceil(missing / 65536));
         new Uint8Array(memory.buffer).fill(7, from); // pages that were never written are all one page
-        for (let i = 0; i < 4000; i++) kernels.sum(from, 32768); // until V8 has compiled it for good
+        for (let i = 0; i < 4000; i++) for (const name of readings) kernels[name](from, 32768); // until V8 has compiled it for good
       }
-      if (!prepare) kernels.sum(from, bytes);
+      if (!prepare) kernels[limit](from, bytes);
       return parentPort!.postMessage(0);
     }
     if (!steps[limit]) {

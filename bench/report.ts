@@ -27,7 +27,7 @@ export function limitLines(run: Run): string {
     ["limit", "threads", "p90", "median", "lowest", "highest", "of"],
     ...[...run.limits].filter(([, samples]) => median(samples) > 0).sort().map(([key, samples]) => {
       const [name, threads] = key.split(" ");
-      return [name, threads, number(most(samples)), number(median(samples)), number(Math.min(...samples)), number(Math.max(...samples)), name === "handover" ? "ns" : name === "bandwidth" ? "GB/s" : "GMAC/s"];
+      return [name, threads, number(most(samples)), number(median(samples)), number(Math.min(...samples)), number(Math.max(...samples)), name === "handover" ? "ns" : name === "bandwidth" || name === "plain_sum" ? "GB/s" : "GMAC/s"];
     }),
   ]);
 }

@@ -37,6 +37,8 @@ export interface Row extends Subject {
   fraction?: number;
   /** The same against the fastest 8-bit product of any kind; differs where relaxed dots are one instruction. */
   fractionsOfFastest?: Rounds;
+  /** The same against a plain sum, where weights are used once. */
+  fractionsOfPlainSum?: Rounds;
   /** Nanoseconds of a word from one thread to another, as seen right before and after: whether the cores were on one chip. */
   handovers?: Rounds;
   /** The most memory that the process ever had, in bytes. */
@@ -155,7 +157,7 @@ export class Run {
     const limits = (await this.contender("limits", () => [this.options.node, "build/bench/limits.js"]))!;
     const looks = new Map<string, Task & { name: string }>();
     const limitsOf = ({ dtype, threads, work }: Entry): string[] => {
-      const wanted: Limit[] = ["bandwidth", ...productLimits(dtype), ...(work?.some(({ attention }) => attention > 0) ? f32Limits : [])];
+      const wanted: Limit[] = ["bandwidth", ...(work && usesOf(work) <= 1 ? ["plain_sum" as const] : []), ...productLimits(dtype), ...(work?.some(({ attention }) => attention > 0) ? f32Limits : [])];
       return work ? [...wanted.map((limit) => `${limit} ${threads}`), ...(threads > 1 ? ["handover 2"] : [])] : [];
     };
     for (const key of subjects.flatMap(limitsOf)) {
@@ -183,10 +185,13 @@ export class Run {
 
 const flat = (times: readonly Time[]): number[] => times.flatMap(({ samples }) => samples);
 
+/** How often a byte of weights is multiplied. */
+const usesOf = (work: readonly Work[]): number => work.reduce((sum, { products }) => sum + products, 0) / work.reduce((sum, { bytes }) => sum + bytes, 0);
+
 /** Whether a look at a limit is worth its time right behind a phase: not at the bandwidth where weights are used often, nor at products where they are used once. */
 const matters = ({ work = [] }: Subject) => (limit: string): boolean => {
-  const uses = work.reduce((sum, { products }) => sum + products, 0) / work.reduce((sum, { bytes }) => sum + bytes, 0);
-  return limit.startsWith("handover") || (limit.startsWith("bandwidth") ? uses < 30 : uses > 1);
+  const uses = usesOf(work);
+  return limit.startsWith("handover") || limit.startsWith("plain_sum") || (limit.startsWith("bandwidth") ? uses < 30 : uses > 1);
 };
 
 const f32Limits: readonly Limit[] = ["mul_add", "relaxed_madd"];
@@ -209,11 +214,12 @@ function row({ measure: _, takesPart: __, ...subject }: Entry, times: readonly T
   if (!work) return made;
   const seen = (name: Look, round: number) => times.filter((time) => time.round === round).flatMap((time) => beside(time, looks.get(`${name} ${threads}`)?.times ?? []));
   const best = (names: readonly Limit[], round: number) => Math.max(...names.map((name) => most(seen(name, round))).filter((rate) => rate > 0), -Infinity);
-  const against = (names: readonly Limit[]): Rounds => rounds.map((ms, round) =>
-    ms && leastMs(work, { f32: best(f32Limits, round), bandwidth: best(["bandwidth"], round), products: best(names, round) }) / ms);
+  const against = (names: readonly Limit[], reading: Limit = "bandwidth"): Rounds => rounds.map((ms, round) =>
+    ms && leastMs(work, { f32: best(f32Limits, round), bandwidth: best([reading], round), products: best(names, round) }) / ms);
   const fractions = against(ownLimits(dtype));
   const handovers = rounds.map((ms, round) => ms && median(seen("handover", round)));
-  return { ...made, fractions, fraction: median(fractions.filter((fraction) => fraction !== undefined)), fractionsOfFastest: against(productLimits(dtype)), handovers };
+  return { ...made, fractions, fraction: median(fractions.filter((fraction) => fraction !== undefined)), fractionsOfFastest: against(productLimits(dtype)),
+    ...(usesOf(work) <= 1 && { fractionsOfPlainSum: against(ownLimits(dtype), "plain_sum") }), handovers };
 }
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;

@@ -9,8 +9,18 @@
 import { read } from "../../assembly/limit";
 
 /** Adds up `bytes` (a multiple of 128) from `from` on, as `--profile` does; the sums go behind the weights. */
-export function sum(from: usize, bytes: usize): void {
+export function bandwidth(from: usize, bytes: usize): void {
   read(48, from, from + bytes);
+}
+
+/** The same in one stream from end to end: the plain loop. */
+export function plain_sum(from: usize, bytes: usize): void {
+  let a = i64x2.splat(0), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
+  for (const end = from + bytes; from < end; from += 128) {
+    a = i64x2.add(a, v128.load(from)); b = i64x2.add(b, v128.load(from, 16)); c = i64x2.add(c, v128.load(from, 32)); d = i64x2.add(d, v128.load(from, 48));
+    e = i64x2.add(e, v128.load(from, 64)); f = i64x2.add(f, v128.load(from, 80)); g = i64x2.add(g, v128.load(from, 96)); h = i64x2.add(h, v128.load(from, 112));
+  }
+  v128.store(48, i64x2.add(i64x2.add(i64x2.add(a, b), i64x2.add(c, d)), i64x2.add(i64x2.add(e, f), i64x2.add(g, h))));
 }
 
 /** Multiply-adds of one step of each loop below: 12 accumulators, 2 rounds. */
