@@ -25,7 +25,6 @@ import { Checkpoint } from "./weights/checkpoint.js";
 import type { ModelFiles } from "./weights/files.js";
 import { loadedDtype, loadWeights, type Weights } from "./weights/load.js";
 import { handles } from "./weights/handles.js";
-import { packedBytes } from "./weights/quant.js";
 
 /** What progress of loading is: bytes summed over all files, the total known from the start. */
 export interface LoadProgress {
@@ -302,8 +301,7 @@ export class Engine {
 
   /** What all passes cost that run until `work` is done. */
   async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
-    const { address, format, outputs, inputs } = this.weights.matrix("text_model.model.embed_tokens");
-    const limits = await this.inTurn(undefined, () => measureLimits(this.backend, { address, bytes: packedBytes(format, outputs, inputs) }));
+    const limits = await this.inTurn(undefined, () => measureLimits(this.backend, this.weights.matrix("text_model.model.embed_tokens")));
     const profiler = new Profiler(limits);
     this.profilers.add(profiler);
     try {

@@ -8,8 +8,8 @@ import { RECORD_BYTES, formats, types, writeRecord } from "../graph/record.js";
 import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
 import { findPacked, packInfo, type PackInfo } from "./packs.js";
-import { clearOutput, fromBF16, fromF16, panelBytes, panelOf, type Format } from "./quant.js";
-import { embedTokens, findTensors, formatOf, modelTensors, shapeOf, storedBytes, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
+import { clearOutput, fromBF16, fromF16, packedBytes, panelBytes, panelOf, type Format } from "./quant.js";
+import { embedTokens, findTensors, formatOf, lmHead, modelTensors, shapeOf, storedBytes, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
 
 /** What loading needs of a backend (backend/backend.ts says more about each). */
 export interface Device {
@@ -24,6 +24,7 @@ export interface Device {
 /** A weight w[outputs, inputs], packed (quant.ts). */
 export interface PackedMatrix {
   readonly address: number;
+  readonly bytes: number;
   readonly format: Format;
   readonly outputs: number;
   readonly inputs: number;
@@ -64,19 +65,18 @@ export interface WeightsOptions {
 /** Rows between two tensors that aren't needed: read through them up to this many bytes rather than begin a new chunk. */
 const mostGap = 2 ** 16;
 
-/** The backend's rule: 64-byte aligned, and 64 readable bytes behind. */
-const footprint = (bytes: number): number => Math.ceil(bytes / 64) * 64 + 64;
+/** Where the next tensor begins: all of a model lie one behind the other. */
+const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64;
+const bytesOf = (specs: readonly TensorSpec[], dtype: Format): number => specs.reduce((sum, spec) => sum + aligned(storedBytes(spec, dtype)), 0);
 
 /** Memory that a model's weights take, in bytes; loading takes two chunks more. */
 export function packedWeightBytes(config: Kosmos2Config, dtype: Format): number {
-  return modelTensors(config)
-    .filter(({ name }) => !(config.tieWordEmbeddings && name === "text_model.lm_head.weight"))
-    .reduce((sum, spec) => sum + footprint(storedBytes(spec, dtype)), 0);
+  return bytesOf(modelTensors(config).filter(({ name }) => !(config.tieWordEmbeddings && name === lmHead)), dtype);
 }
 
 /** The same for a pack that is there. */
 export function packMemoryBytes(checkpoint: Checkpoint): number {
-  return [...checkpoint.headers.values()].reduce((sum, { start, end }) => sum + footprint(end - start), 0);
+  return [...checkpoint.headers.values()].reduce((sum, { start, end }) => sum + aligned(end - start), 0);
 }
 
 /** A tensor on its way: where its rows come from and where they go. */
@@ -129,14 +129,11 @@ export async function loadWeights(
   options.signal?.throwIfAborted();
   loadedDtype(checkpoint, dtype);
   const info = packInfo(checkpoint);
-  const allocated: number[] = [];
-  const alloc = (bytes: number): number => {
-    const address = backend.alloc(bytes);
-    allocated.push(address);
-    return address;
-  };
+  let address = 0;
+  const alloc = (bytes: number): number => (address = backend.alloc(bytes));
   const free = (): void => {
-    for (const address of allocated.splice(0)) backend.free(address);
+    if (address) backend.free(address);
+    address = 0;
   };
   try {
     const loaded = info ? await readPack(checkpoint, info, config, backend, alloc, options) : await convert(checkpoint, config, dtype, backend, alloc, options);
@@ -173,7 +170,7 @@ function named(placed: ReadonlyMap<string, Placed>, aliases: ReadonlyMap<string,
     matrix(name) {
       const { address, format, N, K, spec: { bias } } = get(`${name}.weight`);
       if (format === "rows") throw new RangeError(`Cannot take "${name}" as a matrix: it is a vector`);
-      return { address, format, outputs: N, inputs: K, bias: bias === undefined ? 0 : get(bias).address };
+      return { address, bytes: packedBytes(format, N, K), format, outputs: N, inputs: K, bias: bias === undefined ? 0 : get(bias).address };
     },
     rows(name) {
       const { address, format, N, K } = get(name);
@@ -191,12 +188,12 @@ async function convert(
 ): Promise<Loaded> {
   const { signal, onProgress, logger, chunkBytes = 2 ** 21 } = options;
   const { found, aliases } = findTensors(checkpoint, config, logger);
-  const targets = new Map<string, Target>();
-  let bytes = 0;
+  const targets = new Map<string, Target>(), bytes = bytesOf(found.map(({ spec }) => spec), dtype);
+  let address = alloc(bytes);
   for (const tensor of found) {
-    const { spec, stored: { start, end } } = tensor, size = storedBytes(spec, dtype), { N, K } = shapeOf(spec);
-    targets.set(spec.name, { spec, tensor, address: alloc(size), format: formatOf(spec, dtype), N, K, rowBytes: (end - start) / N });
-    bytes += footprint(size);
+    const { spec, stored: { start, end } } = tensor, { N, K } = shapeOf(spec);
+    targets.set(spec.name, { spec, tensor, address, format: formatOf(spec, dtype), N, K, rowBytes: (end - start) / N });
+    address += aligned(storedBytes(spec, dtype));
   }
   await fill(checkpoint, backend, plan([...targets.values()], chunkBytes), signal, onProgress);
   await clearPadding(backend, targets.get(aliases.get(embedTokens) ?? embedTokens), config.textConfig.padTokenId);
@@ -207,25 +204,26 @@ async function convert(
 /** Bytes of one read of a pack, and reads under way at once. */
 const packRead = 2 ** 23, readsAtOnce = 4;
 
-/** A pack's files as they are, each to one place in memory; a tensor that lies in several files to a place of its own. */
+/** A pack's files as they are, one behind the other. */
 async function readPack(
   checkpoint: Checkpoint, info: PackInfo, config: Kosmos2Config, backend: Device, alloc: (bytes: number) => number, options: WeightsOptions,
 ): Promise<Loaded> {
   const { signal, onProgress } = options;
   const { found, aliases } = findPacked(checkpoint, info, config);
   const addresses = new Map<string, number>(); // of each file's first tensor
-  const placed = new Map<string, Placed>();
-  for (const [name, { parts, bytes, ...tensor }] of found) {
-    const [{ file, start }] = parts, header = checkpoint.headers.get(file)!;
+  const placed = new Map<string, Placed>(), size = packMemoryBytes(checkpoint);
+  let end = alloc(size);
+  for (const [name, { parts, ...tensor }] of found) {
+    const [{ file, start }] = parts;
     if (!addresses.has(file)) {
-      const address = alloc(parts.length > 1 ? bytes : header.end - header.start);
-      let at = address;
-      for (const part of parts) {
-        addresses.set(part.file, at);
-        at += part.end - part.start;
+      end = aligned(end); // but parts of a tensor follow each other at once
+      for (const { file } of parts) {
+        const header = checkpoint.headers.get(file)!;
+        addresses.set(file, end);
+        end += header.end - header.start;
       }
     }
-    placed.set(name, { ...tensor, address: addresses.get(file)! + start - header.start });
+    placed.set(name, { ...tensor, address: addresses.get(file)! + start - checkpoint.headers.get(file)!.start });
   }
 
   const reads: { file: string; start: number; bytes: number; address: number }[] = [];
@@ -252,7 +250,7 @@ async function readPack(
   const fail = (error: unknown) => void (failed ??= { error });
   await Promise.all([...Array.from({ length: readsAtOnce }, () => lane().catch(fail)), meanwhile?.catch(fail)]);
   if (failed) throw failed.error;
-  return { bytes: packMemoryBytes(checkpoint), ...named(placed, aliases) };
+  return { bytes: size, ...named(placed, aliases) };
 }
 
 /**

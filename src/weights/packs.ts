@@ -182,8 +182,6 @@ export interface PackedTensor {
   readonly format: Format | "rows";
   readonly N: number;
   readonly K: number;
-  /** Bytes of all of it. */
-  readonly bytes: number;
   /** Where it lies; several parts follow one another, each alone in its file. */
   readonly parts: readonly { readonly file: string; readonly start: number; readonly end: number }[];
 }
@@ -243,7 +241,7 @@ function whole(checkpoint: Checkpoint, spec: TensorSpec, list: { entry: Entry; s
     if (at > unit * units || (end - start) % unit !== 0) throw invalid(i, `is ${end - start} bytes; wanted ${unit * units} in all, in units of ${unit}`);
   }
   if (at !== unit * units) throw invalid(order.at(-1)!, `ends after ${at} bytes; wanted ${unit * units}`);
-  return { spec, format, N, K, bytes: at, parts: order.map((i) => places[i]) };
+  return { spec, format, N, K, parts: order.map((i) => places[i]) };
 }
 
 function packInvalid(checkpoint: Checkpoint, file: string, problem: string, tensor?: string, found?: unknown): Kosmos2Error {
