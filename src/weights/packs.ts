@@ -3,7 +3,8 @@
  *
  * Its weights are safetensors of at most 256 MiB. A matrix is U8 [panels, bytes of a panel] under the checkpoint's own name; one that fits no
  * file is cut between panels into `name/0`, `name/1`, …, each alone in its file. Norms, biases and positions are F32 as they were. Every
- * tensor begins at a multiple of 64 bytes of its file; what fills up to there is U8 `__padding__/n`. The metadata of each file:
+ * tensor begins at a multiple of 64 bytes of its file; what fills up to there is U8 `__padding__/n`. They lie in the order of `modelTensors`,
+ * in which tokens are made faster; any other is fine. The metadata of each file:
  *
  *   format           "kosmos2-pack"            dtype            "i8", what most matrices are
  *   version          "4"                       group_size       "128", inputs of a scale (i8, w8a8); "32", inputs of a share (i4)

@@ -23,21 +23,25 @@ export const lmHead = "text_model.lm_head.weight";
 /** Tables that old checkpoints store though they are computed. */
 const ignorable = new Set(["text_model.model.embed_positions.weights", "vision_model.model.embeddings.position_ids"]);
 
-/** All tensors of a model, lm_head too. */
+/**
+ * All tensors of a model, lm_head too, in the order in which they are packed and kept in memory: k, v and q of an attention one behind the other, and
+ * their biases, so that the recorder can make one product of three (graph/recorder.ts).
+ */
 export function modelTensors(config: Kosmos2Config): TensorSpec[] {
   const { textConfig: t, visionConfig: v } = config;
   const specs: TensorSpec[] = [];
   const rows = (name: string, ...shape: number[]): void => void specs.push({ name, shape, role: "rows" });
-  const linear = (name: string, outputs: number, inputs: number): void => {
-    specs.push({ name: `${name}.weight`, shape: [outputs, inputs], role: "matrix", bias: `${name}.bias` });
-    rows(`${name}.bias`, outputs);
+  const linear = (outputs: number, inputs: number, ...names: string[]): void => {
+    for (const name of names) specs.push({ name: `${name}.weight`, shape: [outputs, inputs], role: "matrix", bias: `${name}.bias` });
+    for (const name of names) rows(`${name}.bias`, outputs);
   };
   const norm = (name: string, width: number): void => {
     rows(`${name}.weight`, width);
     rows(`${name}.bias`, width);
   };
   const attention = (name: string, width: number): void => {
-    for (const part of ["q", "k", "v", "out"]) linear(`${name}.${part}_proj`, width, width);
+    linear(width, width, ...["k", "v", "q"].map((part) => `${name}.${part}_proj`));
+    linear(width, width, `${name}.out_proj`);
   };
 
   const vision = "vision_model.model", V = v.hiddenSize;
@@ -50,14 +54,14 @@ export function modelTensors(config: Kosmos2Config): TensorSpec[] {
     norm(`${layer}.layer_norm1`, V);
     attention(`${layer}.self_attn`, V);
     norm(`${layer}.layer_norm2`, V);
-    linear(`${layer}.mlp.fc1`, v.intermediateSize, V);
-    linear(`${layer}.mlp.fc2`, V, v.intermediateSize);
+    linear(v.intermediateSize, V, `${layer}.mlp.fc1`);
+    linear(V, v.intermediateSize, `${layer}.mlp.fc2`);
   }
   norm(`${vision}.post_layernorm`, V);
 
   const projection = "image_to_text_projection", D = t.embedDim;
   rows(`${projection}.latent_query`, config.latentQueryNum, D);
-  linear(`${projection}.dense`, D, V);
+  linear(D, V, `${projection}.dense`);
   attention(`${projection}.x_attn`, D);
 
   const text = "text_model.model";
@@ -68,9 +72,9 @@ export function modelTensors(config: Kosmos2Config): TensorSpec[] {
     attention(`${layer}.self_attn`, D);
     norm(`${layer}.self_attn.inner_attn_ln`, D);
     norm(`${layer}.final_layer_norm`, D);
-    linear(`${layer}.ffn.fc1`, t.ffnDim, D);
+    linear(t.ffnDim, D, `${layer}.ffn.fc1`);
     norm(`${layer}.ffn.ffn_layernorm`, t.ffnDim);
-    linear(`${layer}.ffn.fc2`, D, t.ffnDim);
+    linear(D, t.ffnDim, `${layer}.ffn.fc2`);
   }
   norm(`${text}.layer_norm`, D);
   specs.push({ name: lmHead, shape: [t.vocabSize, D], role: "matrix" });
