@@ -105,7 +105,7 @@ async function prepare(dtype: Format, M: number, K: number, N: number, threads: 
     const address = alloc(bytes), bias = alloc(N * 4);
     for (let at = 0; at < bytes; at += packed.length) backend.write(address + at, packed.subarray(0, bytes - at));
     backend.write(bias, biases);
-    weights.push({ outputs: N, inputs: K, format: dtype, address, bias });
+    weights.push({ outputs: N, inputs: K, format: dtype, address, bytes, bias });
   }
 
   const g = new Recorder(threads, undefined);

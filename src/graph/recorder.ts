@@ -17,6 +17,7 @@ import {
 export interface StoredLinear extends Linear {
   readonly format: "f32" | "f16" | "i8" | "i4" | "w8a8";
   readonly address: number;
+  readonly bytes: number;
   /** f32, 0 for none. */
   readonly bias: number;
 }
@@ -33,7 +34,7 @@ class Slot {
   /** Last operation that needs them; Infinity for results that are kept. */
   last: number;
   read = false;
-  constructor(readonly bytes: number, readonly first: number) {
+  constructor(public bytes: number, readonly first: number) {
     this.last = first;
   }
 }
@@ -189,6 +190,11 @@ export function chosen(finds: Float32Array, threads: number): Choice[] {
 }
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
+/** Kernels may read 64 bytes past an end. */
+const slotBytes = (bytes: number) => align(bytes + 64);
+
+/** A multiple of the outputs of a panel in all formats: behind so many, the next weight's panels are the next panels. */
+const PANEL = 16;
 
 /** Whether a thread's part of the second of two operations uses nothing that another thread makes in the first. */
 function apart(first: Operation, { kind, fields, places }: Operation): boolean {
@@ -208,6 +214,8 @@ export class Recorder implements Graph {
   private readonly kept = new Map<string, Rows>();
   /** What was made of rows in whole numbers. */
   private readonly whole = new Map<Rows, Quantized[]>();
+  /** The last operation, if it is a product that another can join: of what, by which weight last, and where that one's outputs are. */
+  private open: { operation: Operation; x: Rows; w: StoredLinear; dst: Rows } | undefined;
 
   /**
    * @param threads how many will share each operation
@@ -245,6 +253,8 @@ export class Recorder implements Graph {
     if (residual && (residual.rows !== x.rows || residual.columns !== w.outputs)) {
       throw new RangeError(`Cannot add [${residual.rows}, ${residual.columns}] to a product [${x.rows}, ${w.outputs}]`);
     }
+    const alone = x.rows !== 1 || residual || options.activation, joined = alone ? undefined : this.joined(from, weight);
+    if (joined) return joined;
     const dst = this.rowsOf(x.rows, w.outputs);
     const shape = {
       ldd: dst.stride, M: x.rows, K: w.inputs, N: w.outputs, w: weight.address, bias: weight.bias,
@@ -253,12 +263,30 @@ export class Recorder implements Graph {
     const also: Record<string, Place> = residual ? { residual } : {};
     const bytes = this.threads * scratchBytes(weight.format, x.rows, w.inputs);
     if (bytes > 0) also.scratch = { slot: this.slot(bytes), offset: 0 };
+    let operation: Operation;
     if (inIntegers(weight.format)) {
       const eights = eightsOf(weight.format, x.rows), q = this.quantized(from, weight.format === "w8a8" ? 1 : 2, eights);
-      this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride, eights }, { dst, x: q.numbers, scales: q.scales, ...also });
+      operation = this.record(`matmul_${weight.format}`, { ...shape, ldx: q.stride, eights }, { dst, x: q.numbers, scales: q.scales, ...also });
     } else {
-      this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
+      operation = this.record(`matmul_${weight.format}`, { ...shape, ldx: from.stride }, { dst, x: from, ...also });
     }
+    if (!alone) this.open = { operation, x: from, w: weight, dst };
+    return dst;
+  }
+
+  /**
+   * One row waits for weights, which are read faster in longer streams (bench/RESULTS.md): where those of its next product (v, q) lie behind those of the
+   * last (k), that one is widened. Each output is the same sum.
+   */
+  private joined(x: Rows, w: StoredLinear): Rows | undefined {
+    if (this.open?.x !== x) return undefined;
+    const { operation, w: last, dst: { slot, offset, columns } } = this.open;
+    const follows = last.address + last.bytes === w.address && (last.bias && last.bias + 4 * last.outputs) === w.bias;
+    if (!follows || last.format !== w.format || last.outputs % PANEL !== 0) return undefined;
+    const dst = new Rows(slot, offset + 4 * columns, 1, w.outputs);
+    operation.fields.N = dst.offset / 4 + w.outputs;
+    slot!.bytes = slotBytes(dst.offset + 4 * w.outputs);
+    this.open = { operation, x, w, dst };
     return dst;
   }
 
@@ -520,6 +548,7 @@ export class Recorder implements Graph {
 
   private record(kind: Kind, fields: Operation["fields"], places: Record<string, Place>): Operation {
     const index = this.operations.length, operation: Operation = { kind, index, fields, places };
+    this.open = undefined;
     this.operations.push(operation);
     for (const name in fields) {
       const value = fields[name];
@@ -538,7 +567,7 @@ export class Recorder implements Graph {
   }
 
   private slot(bytes: number, first = this.operations.length): Slot {
-    const slot = new Slot(align(bytes + 64), first); // kernels may read 64 bytes past an end
+    const slot = new Slot(slotBytes(bytes), first);
     this.results.push(slot);
     return slot;
   }
@@ -549,7 +578,7 @@ export class Recorder implements Graph {
   }
 
   private inputBytes(bytes: number, fill: (arena: number) => Uint8Array): Place {
-    const slot = new Slot(align(bytes + 64), 0);
+    const slot = new Slot(slotBytes(bytes), 0);
     this.inputs.push({ slot, fill });
     return { slot, offset: 0 };
   }

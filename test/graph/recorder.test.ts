@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RECORD_BYTES, readRecord } from "#src/graph/record.js";
+import type { Matrix } from "#src/graph/graph.js";
 import { Cache } from "#src/graph/cache.js";
 import { Batch, Recorder, type StoredLinear } from "#src/graph/recorder.js";
+import { packedBytes } from "#src/weights/quant.js";
 
-const linear = (inputs: number, outputs: number): StoredLinear => ({ inputs, outputs, format: "i8", address: 2 ** 20, bias: 0 });
+const linear = (inputs: number, outputs: number): StoredLinear => ({ inputs, outputs, format: "i8", address: 2 ** 20, bytes: packedBytes("i8", outputs, inputs), bias: 0 });
 
 test("threads go on between products of the same rows, whose results and rows lie apart, and wait before one that needs another's", () => {
   const g = new Recorder(2, undefined);
@@ -20,6 +22,45 @@ test("threads go on between products of the same rows, whose results and rows li
   const places = [...together.flatMap(({ dst, ldd, scratch }) => [[dst, 40 * ldd * 4], [scratch, 2 * (17408 + 5 * 512)]]), [together[0].x, 5 * 3584], [together[0].scales, 40 * 8]];
   places.sort((one, other) => one[0] - other[0]);
   places.slice(1).forEach(([from], i) => assert.ok(places[i][0] + places[i][1] <= from, `${places}`));
+});
+
+test("products of the same row are one where weights and biases lie behind those of the product before, and no others", () => {
+  const x = (g: Recorder, rows = 1) => g.input(new Float32Array(rows * 64), rows, 64), first: StoredLinear = { ...linear(64, 32), bias: 4096 };
+  const second: StoredLinear = { ...linear(64, 16), address: first.address + first.bytes, bias: 4096 + 4 * 32 };
+  const third: StoredLinear = { ...linear(64, 8), address: second.address + second.bytes, bias: second.bias + 4 * 16 };
+  const outputs = (record: (g: Recorder) => void): number[] => {
+    const g = new Recorder(2, undefined);
+    record(g);
+    const pass = g.finish(), view = new DataView(pass.at(4096, { write() {} }).buffer);
+    return Array.from({ length: pass.count }, (_, i) => readRecord(view, i)).filter(({ kind }) => kind.startsWith("matmul")).map(({ words }) => words.N);
+  };
+  const both = (one: StoredLinear, other: StoredLinear, between = (_: Recorder, made: Matrix): unknown => made) =>
+    outputs((g) => { const row = x(g); between(g, g.linear(row, one)); g.linear(row, other); });
+  assert.deepEqual(both(first, second), [48]);
+  assert.deepEqual(both({ ...first, bias: 0 }, { ...second, bias: 0 }), [48]);
+  assert.deepEqual(outputs((g) => { const row = x(g); for (const w of [first, second, third, first]) g.linear(row, w); }), [56, 32]);
+  assert.deepEqual(both(second, first), [16, 32]);
+  assert.deepEqual(both(first, { ...second, address: second.address + 64 }), [32, 16]);
+  for (const bias of [0, second.bias + 64]) assert.deepEqual(both(first, { ...second, bias }), [32, 16]);
+  assert.deepEqual(both({ ...first, bias: 0 }, second), [32, 16]);
+  assert.deepEqual(both(first, { ...second, format: "w8a8" }), [32, 16]);
+  assert.deepEqual(both({ ...first, outputs: 31 }, { ...second, bias: first.bias + 4 * 31 }), [31, 16]); // its last panel is not full
+  assert.deepEqual(both(first, second, (g, made) => g.add(made, made)), [32, 16]);
+  assert.deepEqual(outputs((g) => { const row = x(g); g.linear(row, first); g.linear(row, second, { activation: "gelu" }); g.linear(row, third); }), [32, 16, 8]);
+  assert.deepEqual(outputs((g) => { const row = x(g), made = g.linear(row, first); g.linear(row, { ...second, outputs: 32 }, { residual: made }); }), [32, 32]);
+  assert.deepEqual(outputs((g) => { g.linear(x(g), first); g.linear(x(g), second); }), [32, 16]);
+  assert.deepEqual(outputs((g) => { const rows = x(g, 2); g.linear(rows, first); g.linear(rows, second); }), [32, 16]);
+});
+
+test("what joined products make lies side by side, for stages and sums too, and over nothing else", () => {
+  const g = new Recorder(1, undefined), row = g.input(new Float32Array(64), 1, 64), first: StoredLinear = { ...linear(64, 1024), format: "f32", bytes: 64 * 1024 * 4 };
+  const [one, other] = [first, { ...first, address: first.address + first.bytes }].map((w) => g.linear(row, w)), sum = g.add(other, one);
+  for (const [name, x] of Object.entries({ one, other, sum })) g.keep(name, x);
+  const pass = g.finish(), view = new DataView(pass.at(4096, { write() {} }).buffer), at = (name: string) => 4096 + pass.kept.get(name)!.offset;
+  const [product, added] = [0, 1].map((i) => readRecord(view, i).words);
+  assert.deepEqual([product.dst, product.N, at("other")], [at("one"), 2048, at("one") + 4 * 1024]);
+  assert.deepEqual([added.x, added.y, added.dst], [at("other"), at("one"), at("sum")]);
+  assert.ok(at("sum") >= at("other") + 4 * 1024 && pass.arenaBytes >= at("sum") + 4 * 1024 - 4096);
 });
 
 test("rows come in eights for products of many of them, at most four of the first ones as they are, and both ways where two products want it", () => {

@@ -1,17 +1,19 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { after, test } from "node:test";
 import { pack } from "#src/cli/pack.js";
+import { Engine } from "#src/engine.js";
 import { Kosmos2Config } from "#src/model/config.js";
 import { Checkpoint } from "#src/weights/checkpoint.js";
 import { loadWeights, loadedDtype, packMemoryBytes } from "#src/weights/load.js";
 import { findPacked, packInfo, planPack } from "#src/weights/packs.js";
+import type { Format } from "#src/weights/quant.js";
 import { parseHeader, writeSafetensors, type Dtype } from "#src/weights/safetensors.js";
 import { openModel } from "#src/weights/source.js";
 import { formatOf, modelTensors, shapeOf } from "#src/weights/tensors.js";
-import { fixtures } from "../support.js";
+import { fixtures, random } from "../support.js";
 import { PackingDevice } from "./device.js";
 
 const folder = mkdtempSync(join(tmpdir(), "kosmos2-packs-"));
@@ -22,9 +24,9 @@ type Files = Record<string, { metadata: Record<string, string>; entries: Record<
 type Raw = Record<string, Uint8Array>;
 
 /** A pack's files, taken apart. */
-async function apart(fileBytes?: number): Promise<{ files: Files; others: Raw }> {
-  const out = join(folder, `${fileBytes}`);
-  await pack({ source: `${fixtures}tiny`, out, dtype: "i8", threads: 1, fileBytes }).catch((error: { code: string }) => assert.equal(error.code, "output-exists"));
+async function apart(fileBytes?: number, source = `${fixtures}tiny`, dtype: Format = "i8"): Promise<{ files: Files; others: Raw }> {
+  const out = join(folder, `${fileBytes} ${basename(source)} ${dtype}`);
+  await pack({ source, out, dtype, threads: 1, fileBytes }).catch((error: { code: string }) => assert.equal(error.code, "output-exists"));
   const files: Files = {}, others: Raw = {};
   for (const name of readdirSync(out)) {
     const bytes = new Uint8Array(readFileSync(join(out, name)));
@@ -176,3 +178,35 @@ test("findPacked serves a tied pair by one table", async () => {
   assert.deepEqual([...aliases], [["text_model.lm_head.weight", "text_model.model.embed_tokens.weight"]]);
   assert.ok(!found.has("text_model.lm_head.weight"));
 });
+
+for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const)
+  test(`${dtype}: a pack whose q, k and v are no neighbours, as those of before, gives the same bits by products that are not joined`, async () => {
+    const { files, others } = await apart(undefined, "kosmos2-emoji", dtype), { tensors } = files[single];
+    const made = await bits(together(files, others), dtype);
+    for (const key of tensors.filter(({ name }) => name.endsWith("k_proj.weight"))) {
+      const at = tensors.indexOf(key), [k, v, q, kBias, vBias, qBias] = tensors.slice(at, at + 6);
+      tensors.splice(at, 6, q, qBias, k, kBias, v, vBias);
+    }
+    const wanted = await bits(together(files, others), dtype);
+    assert.deepEqual(made.numbers, wanted.numbers);
+    // two tokens; values of w8a8 are i8
+    assert.deepEqual([wanted, made].map(({ joined }) => joined), [0, dtype === "w8a8" ? 0 : 8]);
+  });
+
+/** Stages of a picture, of a text and of tokens that follow, and how often q, k and v were one product. */
+async function bits(source: Raw, dtype: Format) {
+  const engine = await Engine.load(await openModel(source), { dtype, threads: 2 });
+  try {
+    const { result: numbers, profile } = await engine.profile(async () => {
+      const seen = await engine.see(random(3 * 224 * 224, 5), 224, 224, { stages: ["vision.layer.0", "vision.layer.3", "vision.features"] });
+      const sequence = engine.begin(), ids = Array.from({ length: 40 }, (_, i) => 5 + i), stages = ["text.cache.0.key", "text.cache.3.value", "text.attention.1", "text.layer.2"];
+      const first = await engine.choose([{ sequence, ids, banned: [[]] }]);
+      const row = await engine.read([{ sequence, ids: [7] }], { stages }), next = await engine.choose([{ sequence, ids: [8], banned: [[]] }]);
+      engine.end(sequence);
+      return [seen, first, row, next];
+    });
+    return { numbers, joined: profile.operations.reduce((sum, { shape, times }) => sum + (shape === "1×192×576" ? times : 0), 0) };
+  } finally {
+    await engine.dispose();
+  }
+}
