@@ -20,26 +20,30 @@
  * the same bits in every build. Scores are in powers of two (q is taken times log₂ e), e = 2^(score − largest); the sum of e divides the
  * result at the end. Rows of a tile that are not there are computed and not kept.
  *
+ * In int16 three of the steps are attention_i16.ts'.
+ *
  * Halves are read as f32 without moving their exponent's bias, so 2¹¹² too small (subnormals too); q and e are as much larger.
  *
- * The thread's scratch: the numbers of 2ˣ [TABLE bytes], then for each tile, of R = 1 or 4 rows: scores [R][stride], q [d][R],
- * sums [⌈d/8⌉][R][8], 1 / Σ e [R]; q and sums have room for ⌈d/8⌉ · 8 columns, 0 behind the last of q. As many tiles go together as there
- * is room for (scratchBytes; src/graph/recorder.ts).
+ * The thread's scratch: the numbers of 2ˣ and e of a block in int16 [TABLE bytes], then for each tile, of R = 1 or 4 rows: scores [R][stride], q [d][R],
+ * sums [⌈d/8⌉][R][8], 1 / Σ e [R], scales of q and of e in int16 [2][R]; q and sums have room for ⌈d/8⌉ · 8 columns, 0 behind the last of q. As many
+ * tiles go together as there is room for (scratchBytes; src/graph/recorder.ts).
  */
+import { begin_i16, mix_i16, scores_i16 } from "./attention_i16";
 import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";
 import { firstLanes, largest, mulAdd, storePart, sum, transpose } from "./simd";
-import { columns } from "./store";
+import { columns, headBytes, inHalves, inInt16 } from "./store";
 
 export function attention(op: Attention, t: i32, n: i32): void {
-  if (op.format == Format.f16) attend<u16>(op, t, n);
+  if (op.format == Format.i16) attend<i16>(op, t, n);
+  else if (op.format == Format.f16) attend<u16>(op, t, n);
   else attend<f32>(op, t, n);
 }
 
-/** Bytes before the tiles in a thread's scratch. */
-export const TABLE: usize = 64;
+/** Bytes before the tiles in a thread's scratch: the numbers of 2ˣ, and e of a block in int16, which are the last of them. */
+const TABLE: usize = 320, WEIGHTS: usize = 256;
 
-/** K: how keys and values are stored, f32 or u16 (halves). */
+/** K: how keys and values are stored, f32, u16 (halves) or i16. */
 function attend<K>(op: Attention, t: i32, n: i32): void {
   const tiles = (op.T + 3) >> 2, tasks = op.heads * tiles, most = <i32>((<usize>op.scratchBytes - TABLE) / tileBytes(op));
   const scratch = op.scratch + <usize>t * op.scratchBytes, to = share(tasks, t + 1, n);
@@ -55,16 +59,25 @@ function attend<K>(op: Attention, t: i32, n: i32): void {
 function together<K>(op: Attention, from: i32, to: i32, tiles: i32, scratch: usize): void {
   const bytes = tileBytes(op), mask = maskOf(op), end = seen(op, min((to - 1) % tiles * 4 + 4, op.T) - 1);
   let at = scratch;
-  for (let i = from; i < to; i++, at += bytes) begin<K>(op, i / tiles, i % tiles << 2, at);
+  for (let i = from; i < to; i++, at += bytes) {
+    if (inInt16<K>()) begin_i16(op, i / tiles, i % tiles << 2, at);
+    else begin<K>(op, i / tiles, i % tiles << 2, at);
+  }
   for (let b = 0; b < end; b += BLOCK) {
     at = scratch;
-    for (let i = from; i < to; i++, at += bytes) scores<K>(op, i / tiles, i % tiles << 2, b, at, mask);
+    for (let i = from; i < to; i++, at += bytes) {
+      if (inInt16<K>()) scores_i16(op, i / tiles, i % tiles << 2, b, at);
+      else scores<K>(op, i / tiles, i % tiles << 2, b, at, mask);
+    }
   }
   at = scratch;
   for (let i = from; i < to; i++, at += bytes) weigh<K>(op, i / tiles, i % tiles << 2, at, scratch - TABLE);
   for (let b = 0; b < end; b += BLOCK) {
     at = scratch;
-    for (let i = from; i < to; i++, at += bytes) mix<K>(op, i / tiles, i % tiles << 2, b, at, mask);
+    for (let i = from; i < to; i++, at += bytes) {
+      if (inInt16<K>()) mix_i16(op, i / tiles, i % tiles << 2, b, at, scratch - WEIGHTS);
+      else mix<K>(op, i / tiles, i % tiles << 2, b, at, mask);
+    }
   }
   at = scratch;
   for (let i = from; i < to; i++, at += bytes) finish<K>(op, i / tiles, i % tiles << 2, at, mask);
@@ -72,7 +85,7 @@ function together<K>(op: Attention, from: i32, to: i32, tiles: i32, scratch: usi
 
 /** Rows of a tile. */
 // @ts-ignore: decorator
-@inline function rowsOf(op: Attention): usize {
+@inline export function rowsOf(op: Attention): usize {
   return op.T == 1 ? 1 : 4;
 }
 
@@ -84,7 +97,7 @@ function together<K>(op: Attention, from: i32, to: i32, tiles: i32, scratch: usi
 
 /** Columns of a head's values. */
 // @ts-ignore: decorator
-@inline function padded(op: Attention): usize {
+@inline export function padded(op: Attention): usize {
   return <usize>((op.headWidth + 7) & ~7);
 }
 
@@ -94,45 +107,45 @@ function tileBytes(op: Attention): usize {
 
 /** Where q is in a tile's scratch. */
 // @ts-ignore: decorator
-@inline function queriesOf(op: Attention, at: usize): usize {
+@inline export function queriesOf(op: Attention, at: usize): usize {
   return at + rowsOf(op) * strideOf(op.S);
 }
 
 // @ts-ignore: decorator
-@inline function sumsOf(op: Attention, at: usize): usize {
+@inline export function sumsOf(op: Attention, at: usize): usize {
   return at + rowsOf(op) * (strideOf(op.S) + (padded(op) << 2));
 }
 
 // @ts-ignore: decorator
-@inline function inversesOf(op: Attention, at: usize): usize {
+@inline export function inversesOf(op: Attention, at: usize): usize {
   return at + rowsOf(op) * (strideOf(op.S) + (padded(op) << 3));
 }
 
 /**
  * Whether one row adds the values of all rows of a block, of those not there times 0: halves are finite, so that changes no bit, and memory is
- * read from one end to the other, which is sooner done than parts of it with gaps (bench/RESULTS.md).
+ * read from one end to the other, which is sooner done than parts of it with gaps (bench/RESULTS.md). In int16 all rows do.
  */
 // @ts-ignore: decorator
 @inline function wholeBlocks<K>(op: Attention): bool {
-  return isInteger<K>() && op.T == 1;
+  return inInt16<K>() || (inHalves<K>() && op.T == 1);
 }
 
 /** How many rows row `row` sees. */
 // @ts-ignore: decorator
-@inline function seen(op: Attention, row: i32): i32 {
+@inline export function seen(op: Attention, row: i32): i32 {
   return op.causal ? op.S - op.T + row + 1 : op.S;
 }
 
 /** Where head h has its part of block b. */
 // @ts-ignore: decorator
-@inline function part<K>(op: Attention, table: usize, offset: usize, b: i32, h: i32): usize {
-  return <usize>load<u32>(table + (<usize>b << 2)) + offset + <usize>h * padded(op) * BLOCK * sizeof<K>();
+@inline export function part<K>(op: Attention, table: usize, offset: usize, b: i32, h: i32): usize {
+  return <usize>load<u32>(table + (<usize>b << 2)) + offset + <usize>h * headBytes<K>(op.headWidth);
 }
 
 /** 2¹¹² for halves. */
 // @ts-ignore: decorator
 @inline function bias<K>(): f32 {
-  return isInteger<K>() ? reinterpret<f32>(0x77800000) : 1;
+  return inHalves<K>() ? reinterpret<f32>(0x77800000) : 1;
 }
 
 /** What is left of halves that were moved to where f32 has their bits. Times `format`, which is 1: V8 would build a constant anew at every use in a loop. */
@@ -224,12 +237,12 @@ function scores<K>(op: Attention, h: i32, row: i32, from: i32, at: usize, mask: 
 
 /** Scores to exponentials. */
 function weigh<K>(op: Attention, h: i32, row: i32, at: usize, table: usize): void {
-  const rows = min(op.T - row, 4), stride = strideOf(op.S);
+  const rows = min(op.T - row, 4), stride = strideOf(op.S), end = seen(op, row + rows - 1) + BLOCK - 1 & -BLOCK;
   let inverses = inversesOf(op, at);
   for (let r = row; r < row + rows; r++, at += stride, inverses += 4) {
     const count = seen(op, r), total = exponentials(at, count, table);
     store<f32>(inverses, bias<K>() / total);
-    if (wholeBlocks<K>(op)) for (let i = count + 3 & ~3; i < (count + BLOCK - 1 & -BLOCK); i += 4) v128.store(at + (<usize>i << 2), f32x4.splat(0));
+    if (wholeBlocks<K>(op)) for (let i = count + 3 & ~3; i < end; i += 4) v128.store(at + (<usize>i << 2), f32x4.splat(0));
     if (op.weights) keep(op.weights, op.T, op.S, h, r, at, count, <f32>1 / total);
   }
 }
@@ -262,7 +275,7 @@ function finish<K>(op: Attention, h: i32, row: i32, at: usize, mask: v128): void
   const rows = min(op.T - row, 4), d = op.headWidth, step = rowsOf(op) << 5, first = seen(op, row);
   let sums = sumsOf(op, at), inverses = inversesOf(op, at), dst = op.dst + ((<usize>row * op.ldd + h * d) << 2);
   for (let r = row; r < row + rows; r++) {
-    for (let key = first, end = seen(op, r); key < end; key++) addValues<K>(op, h, key, load<f32>(at + (<usize>key << 2)), sums, step, mask);
+    if (!inInt16<K>()) for (let key = first, end = seen(op, r); key < end; key++) addValues<K>(op, h, key, load<f32>(at + (<usize>key << 2)), sums, step, mask);
     divide(dst, sums, step, d, load<f32>(inverses));
     at += strideOf(op.S); sums += 32; inverses += 4; dst += <usize>op.ldd << 2;
   }
@@ -377,8 +390,8 @@ function mix_1x8<K>(dst: usize, p: usize, v: usize, ldv: usize, count: i32, mask
  * reweighted least squares; with rounding it is within 4 ulp, and 1 for 0. Adding 1.5 · 2²³ rounds to n and leaves it in the low bits, for
  * halves with 112 more. They lie in memory since V8 would build literals anew at each use.
  */
-export function powersTable<K>(table: usize): void {
-  store<f32>(table, 12582912 + (isInteger<K>() ? 112 : 0));
+function powersTable<K>(table: usize): void {
+  store<f32>(table, 12582912 + (inHalves<K>() ? 112 : 0));
   store<f32>(table, 0.6931470036506653, 4); store<f32>(table, 0.24022242426872253, 8); store<f32>(table, 0.05550733581185341, 12); store<f32>(table, 0.009671512991189957, 16); store<f32>(table, 0.001326472731307149, 20);
   store<f32>(table, 1, 24);
   store<f32>(table, -126, 28); // below it are subnormal numbers, which become 0
@@ -394,7 +407,7 @@ export function powersTable<K>(table: usize): void {
 }
 
 /** Of the first `count` scores the powers of 2 of their distance to the largest, in place; for halves times 2¹¹². There is room for whole vectors. @returns their sum */
-export function exponentials(p: usize, count: i32, table: usize): f32 {
+function exponentials(p: usize, count: i32, table: usize): f32 {
   const end = p + (<usize>count << 2), rest = count & 3, whole = p + (<usize>(count & ~3) << 2), live = firstLanes(rest);
   const nothing = f32x4.splat(-Infinity);
   let a = nothing, b = a, c = a, d = a, i = p;
@@ -421,14 +434,14 @@ export function exponentials(p: usize, count: i32, table: usize): f32 {
 }
 
 /** A row's probabilities, into weights [heads, T, S]. */
-export function keep(weights: usize, T: i32, S: i32, h: i32, row: i32, p: usize, count: i32, factor: f32): void {
+function keep(weights: usize, T: i32, S: i32, h: i32, row: i32, p: usize, count: i32, factor: f32): void {
   const dst = weights + ((<usize>h * T + row) * S << 2), bytes = <usize>count << 2;
   for (let at: usize = 0; at < bytes; at += 4) store<f32>(dst + at, load<f32>(p + at) * factor);
   memory.fill(dst + bytes, 0, (<usize>S << 2) - bytes);
 }
 
 /** A row of the result from its sums, whose eights are `step` bytes apart. */
-export function divide(dst: usize, sums: usize, step: usize, d: i32, inverse: f32): void {
+function divide(dst: usize, sums: usize, step: usize, d: i32, inverse: f32): void {
   const by = f32x4.splat(inverse);
   for (let c = 0; c < d; c += 4) {
     const v = f32x4.mul(v128.load(sums + <usize>(c >> 3) * step + (<usize>(c & 4) << 2)), by), at = dst + (<usize>c << 2);

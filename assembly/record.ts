@@ -26,8 +26,6 @@ export function singles(M: i32, eights: i32): i32 {
 
 /** Key/value rows of a cache block (attention.ts): as few as one row meets at a time, since those of the last block that are not there are read too. */
 export const BLOCK: i32 = 32;
-/** Rows seen that share a scale in attention in int16 (attention_i16.ts). */
-export const SEEN: i32 = 64;
 
 export namespace Kind {
   export const matmul_f32: u32 = 1;
@@ -47,11 +45,10 @@ export namespace Kind {
   export const matmul_i4: u32 = 15;
   export const matmul_w8a8: u32 = 16;
   export const quantize_i8: u32 = 17;
-  export const attention_i16: u32 = 18;
   export const limit: u32 = 32;
 }
 
-/** Formats of packed weights. */
+/** Formats of packed weights, and of keys and values: f32, f16, i16. */
 export namespace Format {
   export const f32: u32 = 0;
   export const f16: u32 = 1;
@@ -60,6 +57,8 @@ export namespace Format {
   export const rows: u32 = 3;
   export const i4: u32 = 4;
   export const w8a8: u32 = 5;
+  /** Keys and values alone. */
+  export const i16: u32 = 6;
 }
 
 /** Types of a checkpoint's numbers. */
@@ -130,9 +129,8 @@ export const TAKEN: usize = RECORD_BYTES - 12;
 @unmanaged export class Copy extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; y: usize; ldy: i32; M: i32; D: i32; }
 
 /**
- * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset, in `format` f32 or f16.
- * Each head's columns are one piece, with room for ⌈headWidth / 8⌉ · 8: keys [headWidth][BLOCK], or of halves [⌈headWidth / 2⌉][BLOCK][2], values in panels
- * of 32 columns.
+ * Rows of x become rows position … position + M − 1 of a cache. Its block b (BLOCK rows) is at table[b] + offset, in `format` f32, f16 or i16
+ * (headWidth ≤ 64). Each head's columns are one piece, as store.ts says.
  */
 @unmanaged export class Store extends Record { x: usize; ldx: i32; table: usize; offset: usize; position: i32; M: i32; D: i32; headWidth: i32; format: u32; }
 
@@ -144,14 +142,6 @@ export const TAKEN: usize = RECORD_BYTES - 12;
 @unmanaged export class Attention extends Record {
   dst: usize; ldd: i32; q: usize; ldq: i32; keyTable: usize; keyOffset: usize; valueTable: usize; valueOffset: usize; format: u32;
   T: i32; S: i32; heads: i32; headWidth: i32; causal: i32; scale: f32; weights: usize; scratch: usize; scratchBytes: i32;
-}
-
-/**
- * The same in int16, of rows of f32 that all rows see; headWidth ≤ 64. scratch: threads · scratchBytes bytes, as large as attention_i16.ts says.
- */
-@unmanaged export class AttentionI16 extends Record {
-  dst: usize; ldd: i32; q: usize; ldq: i32; k: usize; ldk: i32; v: usize; ldv: i32; T: i32; S: i32; heads: i32; headWidth: i32; scale: f32;
-  weights: usize; scratch: usize; scratchBytes: i32;
 }
 
 /** dst: { id: u32, best: f32, second: f32 } of each thread's part of x[N] without the banned ids. banned: { id: u32, kept: f32 } [bans]. The lowest id wins a tie. */

@@ -15,7 +15,6 @@
  */
 import { argmax } from "./argmax";
 import { attention } from "./attention";
-import { attention_i16 } from "./attention_i16";
 import { copy } from "./copy";
 import { embed } from "./embed";
 import { l2normalize } from "./l2normalize";
@@ -30,7 +29,7 @@ import { pack } from "./pack";
 import { patches } from "./patches";
 import { quantize, quantize_i8 } from "./quantize";
 import {
-  Argmax, Attention, AttentionI16, Copy, Embed, Kind, L2normalize, Layernorm, Limit, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store, goesOn,
+  Argmax, Attention, Copy, Embed, Kind, L2normalize, Layernorm, Limit, Matmul, Pack, Patches, Quantize, Record, RECORD_BYTES, Store, goesOn,
 } from "./record";
 import { store_keys, store_values } from "./store";
 
@@ -80,7 +79,6 @@ function carryOut(list: usize, t: i32, n: i32): void {
     case Kind.store_keys: { store_keys(changetype<Store>(list), t, n); break; }
     case Kind.store_values: { store_values(changetype<Store>(list), t, n); break; }
     case Kind.attention: { attention(changetype<Attention>(list), t, n); break; }
-    case Kind.attention_i16: { attention_i16(changetype<AttentionI16>(list), t, n); break; }
     case Kind.argmax: { argmax(changetype<Argmax>(list), t, n); break; }
     case Kind.limit: { limit(changetype<Limit>(list), t, n); break; }
     case Kind.pack: { pack(changetype<Pack>(list), t, n); break; }

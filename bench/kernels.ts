@@ -7,7 +7,8 @@
  */
 import { readFileSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
-import { eightsOf, scratchBytes, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
+import { partBytes } from "#src/graph/cache.js";
+import { BLOCK, eightsOf, formats, scratchBytes, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
 import { packedBytes, type Format } from "#src/weights/quant.js";
 
 const engine = process.argv[2] === "relaxed" ? "relaxed" : "plain";
@@ -53,23 +54,23 @@ function product(format: Format, M: number, K: number, N: number): number {
 }
 
 console.log(`${engine}, Node ${process.version}, V8 ${process.versions.v8}`);
-const formats = ["f32", "f16", "i8", "i4", "w8a8"] as const;
-for (const [K, N] of [[192, 768], [1024, 4096], [2048, 2048]] as const) for (const M of [1, 5, 72, 257]) for (const format of formats) {
+const weights = ["f32", "f16", "i8", "i4", "w8a8"] as const;
+for (const [K, N] of [[192, 768], [1024, 4096], [2048, 2048]] as const) for (const M of [1, 5, 72, 257]) for (const format of weights) {
   report(`matmul_${format} ${M}×${K}×${N}`, () => `${((2 * M * K * N) / product(format, M, K, N) / 1e9).toFixed(1)} Gop/s`);
 }
-for (const K of [2048, 8192]) for (const format of formats) {
+for (const K of [2048, 8192]) for (const format of weights) {
   report(`matmul_${format} 1×${K} from memory`, () => {
     const N = 16 * Math.floor(WEIGHT_BYTES / packedBytes(format, 16, K)), time = product(format, 1, K, N);
     return `${(packedBytes(format, N, K) / time / 1e9).toFixed(1)} GB/s, ${((N * K) / time / 1e9).toFixed(1)} G weights/s`;
   });
 }
-for (const [T, S, heads, causal] of [[257, 257, 16, 0], [72, 72, 32, 1], [1, 300, 32, 1]] as const) for (const format of causal ? [0, 1] : [0]) {
-  report(`attention ${T}×${S}, ${heads} heads of 64 in ${format ? "f16" : "f32"}`, () => {
-    const D = heads * 64, tables = LIST + 1024, blocks = Math.ceil(S / 64);
-    for (let b = 0; b < 2 * blocks; b++) new DataView(memory.buffer).setUint32(tables + 4 * b, W + b * D * 256, true);
+for (const [T, S, heads, causal] of [[257, 257, 16, 0], [72, 72, 32, 1], [1, 300, 32, 1]] as const) for (const format of ["f32", "f16", "i16"] as const) {
+  report(`attention ${T}×${S}, ${heads} heads of 64 in ${format}`, () => {
+    const D = heads * 64, tables = LIST + 1024, blocks = Math.ceil(S / BLOCK), bytes = partBytes({ heads, headWidth: 64, format });
+    for (let b = 0; b < 2 * blocks; b++) new DataView(memory.buffer).setUint32(tables + 4 * b, W + b * bytes, true);
     const time = seconds("attention", {
-      dst: DST, ldd: D, q: X, ldq: D, keyTable: tables, keyOffset: 0, valueTable: tables + 4 * blocks, valueOffset: 0, format,
-      T, S, heads, headWidth: 64, causal, scale: 1 / 8, scratch: OTHER, scratchBytes: 64 + 16 * (4 * (Math.ceil(S / 32) * 32 + 16) + 528),
+      dst: DST, ldd: D, q: X, ldq: D, keyTable: tables, keyOffset: 0, valueTable: tables + 4 * blocks, valueOffset: 0, format: formats[format],
+      T, S, heads, headWidth: 64, causal, scale: 1 / 8, scratch: OTHER, scratchBytes: 320 + 16 * (4 * (Math.ceil(S / 32) * 32 + 16) + 528),
     });
     const pairs = causal ? T * S - (T * (T - 1)) / 2 : T * S;
     return `${((4 * pairs * D) / time / 1e9).toFixed(1)} Gop/s, ${(time * 1e6).toFixed(0)} µs`;
@@ -91,4 +92,6 @@ for (const format of [0, 1, 2, 4, 5] as const) {
   report(`pack F16 to format ${format}`, () => perElement(seconds("pack", { dst: W, format, src: X, type: 1, N: 1024, K: 2048 }), 1024 * 2048));
 }
 report("argmax of 65037", () => `${(seconds("argmax", { dst: DST, x: X, N: 65037, bans: 0 }) * 1e6).toFixed(0)} µs`);
-for (const format of [0, 1]) report(`store_keys 64×2048 in ${format ? "f16" : "f32"}`, () => `${(seconds("store_keys", { x: X, ldx: 2048, table: LIST + 1024, offset: 0, position: 0, M: 64, D: 2048, headWidth: 64, format }) * 1e6).toFixed(0)} µs`);
+for (const kind of ["store_keys", "store_values"] as const) for (const format of ["f32", "f16", "i16"] as const) {
+  report(`${kind} 64×2048 in ${format}`, () => `${(seconds(kind, { x: X, ldx: 2048, table: LIST + 1024, offset: 0, position: 0, M: 64, D: 2048, headWidth: 64, format: formats[format] }) * 1e6).toFixed(0)} µs`);
+}

@@ -4,7 +4,7 @@ import type { Kosmos2Config } from "#src/model/config.js";
 import { packedBytes, type Format } from "#src/weights/quant.js";
 
 export interface Work {
-  /** Multiply-adds of products with weights, and of a picture's attention where that is in int16 too. */
+  /** Multiply-adds of products with weights, and of attention where that is in int16 too. */
   products: number;
   /** Multiply-adds of attention in f32. */
   attention: number;
@@ -29,17 +29,17 @@ export function visionWork(c: Kosmos2Config, dtype: Format): Work {
     for (let j = 0; j < 4; j++) linears.push([rows, D, D]);
     linears.push([rows, D, v.intermediateSize], [rows, v.intermediateSize, D]);
   }
-  const tower = pictureWork(sum(linears, dtype), v.numHiddenLayers * 2 * rows * rows * D, dtype), end = resamplerWork(c, dtype);
+  const tower = attended(sum(linears, dtype), v.numHiddenLayers * 2 * rows * rows * D, dtype), end = resamplerWork(c, dtype);
   return { products: tower.products + end.products, bytes: tower.bytes + end.bytes, attention: tower.attention + end.attention };
 }
 
 /** The end of vision: the learned queries look at what the tower saw. */
 export function resamplerWork(c: Kosmos2Config, dtype: Format): Work {
   const v = c.visionConfig, rows = (v.imageSize / v.patchSize) ** 2 + 1, E = c.textConfig.embedDim, L = c.latentQueryNum, held = sensitive(dtype);
-  return pictureWork(sum([[rows, v.hiddenSize, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]], dtype), 2 * L * (rows + L) * E, dtype);
+  return attended(sum([[rows, v.hiddenSize, E, held], [rows, E, E, held], [rows, E, E, held], [L, E, E, held]], dtype), 2 * L * (rows + L) * E, dtype);
 }
 
-const pictureWork = ({ products, bytes }: Omit<Work, "attention">, attention: number, dtype: Format): Work =>
+const attended = ({ products, bytes }: Omit<Work, "attention">, attention: number, dtype: Format): Work =>
   (inIntegers(dtype) ? { products: products + attention, bytes, attention: 0 } : { products, bytes, attention });
 
 /** `rows` tokens read after `past` others, and the logits of the last `asked`: of the last layer the others give no more than keys and values. */
@@ -52,7 +52,7 @@ export function textWork(c: Kosmos2Config, dtype: Format, rows: number, past = 0
     linears.push([rows, D, D, held], [rows, D, D, held], [on, D, D, held], [on, D, D, held], [on, D, t.ffnDim, held], [on, t.ffnDim, D, held]);
   }
   const seen = (rows: number, past: number): number => (rows * (rows + 1)) / 2 + rows * past;
-  return { ...sum(linears, dtype), attention: 2 * D * ((t.layers - 1) * seen(rows, past) + seen(asked, past + rows - asked)) };
+  return attended(sum(linears, dtype), 2 * D * ((t.layers - 1) * seen(rows, past) + seen(asked, past + rows - asked)), dtype);
 }
 
 function sum(linears: readonly Product[], dtype: Format): { products: number; bytes: number } {

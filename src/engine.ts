@@ -147,13 +147,13 @@ export class Engine {
     const start = performance.now();
     const { signal, onProgress, logger } = options;
     const asked = dtypeOf(options.dtype);
-    cacheDtypeOf(options.cache, "f32"); // before any work
+    cacheDtypeOf(options.cache, "f32", 0); // before any work
     const config = await Kosmos2Config.fromFiles(files, signal);
     const generation = await readGenerationConfig(files, config.textConfig, signal);
     const checkpoint = await Checkpoint.open(files, { signal });
     try {
       const dtype = loadedDtype(checkpoint, asked);
-      const cache = cacheDtypeOf(options.cache, dtype);
+      const cache = cacheDtypeOf(options.cache, dtype, config.textConfig.embedDim / config.textConfig.attentionHeads);
       const { used } = await capabilities(options);
       const least = estimate(checkpoint, config, dtype, cache, used.threads), most = estimate(checkpoint, config, dtype, cache, used.threads, RESERVED_TOKENS);
       refuseTooLarge(files.name, least);

@@ -63,13 +63,13 @@ const BESIDES = 2 ** 23;
 export async function estimateMemory(source: ModelSource, options: EstimateOptions = {}): Promise<MemoryEstimate> {
   const { dtype, cache, tokens, threads = availableThreads().threads, signal } = options;
   const asked = dtypeOf(dtype);
-  cacheDtypeOf(cache, "f32");
+  cacheDtypeOf(cache, "f32", 0);
   const files = await openModel(source, options);
   const config = await Kosmos2Config.fromFiles(files, signal);
   const checkpoint = await Checkpoint.open(files, { signal });
   try {
     const held = loadedDtype(checkpoint, asked);
-    return estimate(checkpoint, config, held, cacheDtypeOf(cache, held), threads, tokens);
+    return estimate(checkpoint, config, held, cacheDtypeOf(cache, held, config.textConfig.embedDim / config.textConfig.attentionHeads), threads, tokens);
   } finally {
     await checkpoint.close();
   }

@@ -5,7 +5,7 @@
  * that it usually finds them in, and its time ends when the last thread is done with it.
  */
 import type { Backend } from "./backend/backend.js";
-import { limits as codes, RECORD_BYTES, readRecord, writeRecord } from "./graph/record.js";
+import { formats, limits as codes, RECORD_BYTES, readRecord, writeRecord } from "./graph/record.js";
 import { bytesOf } from "./graph/memory.js";
 import { type Format, packedBytes } from "./weights/quant.js";
 
@@ -63,7 +63,7 @@ export class Profiler {
     all.times++;
     laps.forEach((ms, i) => {
       const { kind, words } = readRecord(view, i), { M, K, N, D, T, heads, headWidth } = words;
-      const shape = kind.startsWith("attention") ? `${T}×${heads * headWidth}` : [M, K, N, D].filter((size) => size !== undefined).join("×");
+      const shape = kind === "attention" ? `${T}×${heads * headWidth}` : [M, K, N, D].filter((size) => size !== undefined).join("×");
       const key = `${pass} ${kind} ${shape}`, known = this.operations.get(key) ?? { pass, kind, shape, times: 0, ms: 0, leastMs: 0 };
       this.operations.set(key, known);
       known.times++;
@@ -79,12 +79,11 @@ export class Profiler {
   }
 }
 
-function leastMs(kind: string, { M, K, N, T, S, heads, headWidth, causal }: Record<string, number>, { bandwidth, int16, int8, float32 }: Limits): number {
-  if (kind === "attention") return (2000 * heads * headWidth * (causal ? T * (S - T) + (T * (T + 1)) / 2 : T * S)) / float32;
-  if (kind === "attention_i16") return (2000 * heads * headWidth * T * S) / int16;
+function leastMs(kind: string, { M, K, N, T, S, heads, headWidth, causal, format }: Record<string, number>, { bandwidth, int16, int8, float32 }: Limits): number {
+  if (kind === "attention") return (2000 * heads * headWidth * (causal ? T * (S - T) + (T * (T + 1)) / 2 : T * S)) / (format === formats.i16 ? int16 : float32);
   if (!kind.startsWith("matmul_")) return 0;
-  const format = kind.slice("matmul_".length) as Format;
-  return 1000 * Math.max((M * K * N) / (format.startsWith("f") ? float32 : format === "w8a8" ? int8 : int16), packedBytes(format, N, K) / bandwidth);
+  const weights = kind.slice("matmul_".length) as Format;
+  return 1000 * Math.max((M * K * N) / (weights.startsWith("f") ? float32 : weights === "w8a8" ? int8 : int16), packedBytes(weights, N, K) / bandwidth);
 }
 
 /** Runs that a limit is the best of, how long one takes about, and how long a loop runs before that, until V8 has compiled it for good; in milliseconds. */

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { estimateMemory, Kosmos2, Kosmos2Error, Kosmos2Config, type ModelSource } from "kosmos2-wasm";
 import { createWasmBackend, capabilities } from "#src/backend/wasm/wasm.js";
+import { cacheDtypeOf } from "#src/dtype.js";
 import { modelTensors } from "#src/weights/tensors.js";
 import { safetensorsHeader } from "#src/weights/safetensors.js";
 import { root } from "./support.js";
@@ -36,11 +37,12 @@ test("estimateMemory says what the released model takes, from headers alone", as
   assert.equal((await estimateMemory(source)).dtype, "i8");
   const parts = Object.values(i8.parts).reduce((a, b) => a + b);
   assert.ok(parts <= i8.weightBytes && parts > i8.weightBytes - 200_000, "all but the room between tensors");
-  // 24 layers · 2 · 2048 numbers a token, in blocks of 32; and as many positions of 2048
+  // 24 layers · 2 · 2048 numbers a token, in blocks of 32, a scale for each head of 64; and as many positions of 2048
   const cached = (bytes: number) => 256 * 24 * 2 * 2048 * bytes + 288 * 2048 * 4, wide = await estimateMemory(source, { dtype: "i8", cache: "f32" });
-  assert.ok(Math.abs(i8.cacheBytes - cached(2)) < 1e6, `${i8.cacheBytes}`);
+  assert.ok(Math.abs(i8.cacheBytes - cached(2 + 4 / 64)) < 1e6, `${i8.cacheBytes}`);
   assert.ok(Math.abs(wide.cacheBytes - cached(4)) < 1e6, `${wide.cacheBytes}`);
-  assert.deepEqual([i8.cache, f16.cache, f32.cache, wide.cache], ["f16", "f16", "f32", "f32"]);
+  assert.deepEqual([i8.cache, f16.cache, f32.cache, wide.cache], ["i16", "f16", "f32", "f32"]);
+  assert.deepEqual([64, 65].map((headWidth) => [cacheDtypeOf("auto", "i8", headWidth), cacheDtypeOf("i16", "f32", headWidth)]), [["i16", "i16"], ["f16", "f16"]]);
   const long = await estimateMemory(source, { tokens: 2000 });
   assert.ok(long.cacheBytes > 7.5 * i8.cacheBytes && long.arenaBytes > i8.arenaBytes && long.totalBytes > i8.totalBytes + 300e6);
   await assert.rejects(estimateMemory(source, { dtype: "i3" as never }), { code: "option-invalid" });

@@ -31,7 +31,7 @@ async function watched(options: WasmOptions, use: (backend: Backend, seen: { hel
 const odd = { visionConfig: { imageSize: 1200, patchSize: 600 } }; // 16 patches a side would be more than a config may have
 for (const [name, config] of [["the released model", new Kosmos2Config()], ["a model of few large patches", new Kosmos2Config(odd)]] as const)
   test(`warmUp runs a small likeness of ${name} until it is enough, in every format, and gives all back`, () => watched({ threads: 2 }, async (backend, seen) => {
-    for (const [dtype, cache] of [["f32", "f32"], ["f16", "f16"], ["i8", "f16"], ["i4", "f32"], ["w8a8", "f16"]] as const) {
+    for (const [dtype, cache] of [["f32", "f32"], ["f16", "f16"], ["i8", "i16"], ["i4", "f32"], ["w8a8", "f16"]] as const) {
       const before = seen.runs;
       let asked = 0;
       await warmUp(backend, config, dtype, cache, { enough: () => ++asked === 1 });

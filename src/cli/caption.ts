@@ -16,7 +16,7 @@ Says what is in pictures, and where: boxes in pixels, as fractions 0…1, and as
   --model MODEL         a Kosmos-2 of the Hugging Face hub ("microsoft/kosmos-2-patch14-224", fetched once), its folder or URL, or
                         a pack. Default: kosmos2-emoji, which knows emoji and nothing else
   --dtype T             how weights are held: auto, f32, f16, i8, i4 or w8a8. Default: auto
-  --cache T             how keys and values are held: auto, f32 or f16. Default: f32 beside f32 weights, else f16
+  --cache T             how keys and values are held: auto, f32, f16 or i16. Default: f32 beside f32 weights, f16 beside f16, else i16
   --threads N           Default: what this machine has, or KOSMOS2_THREADS
   --max-new-tokens N    longest answer. Default: 128
   --annotate OUT        writes the picture with its boxes: a .png file, or a folder for many pictures

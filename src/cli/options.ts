@@ -40,7 +40,7 @@ export function oneOf<T extends string>(name: string, value: string | undefined,
 }
 
 export const dtypes = ["auto", "f32", "f16", "i8", "i4", "w8a8", "fp32", "fp16", "q8", "q4"] as const;
-export const caches = ["auto", "f32", "f16"] as const;
+export const caches = ["auto", "f32", "f16", "i16"] as const;
 export const engines = ["plain", "relaxed"] as const;
 
 /** The part of `LoadOptions` that the command line can say. */

@@ -12,7 +12,7 @@ import { verifyImages } from "./verify/images.js";
 import { verifyModel } from "./verify/models.js";
 import { verifyProcessor } from "./verify/processor.js";
 
-export const verifyUsage = `kosmos2 verify DIR [--only GLOB]… [--dtype f32|f16|i8|i4|w8a8] [--cache f32|f16] [--threads N] [--engine plain|relaxed] [--no-shared] [--json]
+export const verifyUsage = `kosmos2 verify DIR [--only GLOB]… [--dtype f32|f16|i8|i4|w8a8] [--cache f32|f16|i16] [--threads N] [--engine plain|relaxed] [--no-shared] [--json]
 
 Runs every case of a folder of reference values and prints the worst error of each stage beside its limit.
 Checkpoints (config.json and cases.json), processor (encode.json), images (images.json) and captions (cases.json alone)
@@ -20,7 +20,7 @@ are found by looking, so folders of any name and model of any size will do.
 
   --only GLOB   only these: a part's path or any piece of it ("models/tiny", "greedy", "vision.*"); may be repeated
   --dtype T     how weights are held. Default: f32, whose limits the cases state; captions in f32 and in i8
-  --cache T     how keys and values are held. Default: f32 beside f32 weights, else f16
+  --cache T     how keys and values are held. Default: f32 beside f32 weights, f16 beside f16, else i16
   --json        one object: { folder, ok, checks: [{ name, cases, failed, skipped, messages, worst?, limit? }] }
 
 Exit code: 0 all within their limits, 1 one is out.

@@ -20,12 +20,12 @@ reading. Little memory, any size of model. What was stopped goes on where it was
   --processor MODEL  where tokenizer, image processor and config come from when the source has none
 `;
 
-export const inspectUsage = `kosmos2 inspect MODEL [--dtype auto|f32|f16|i8|i4|w8a8] [--cache auto|f32|f16] [--tokens N] [--json]
+export const inspectUsage = `kosmos2 inspect MODEL [--dtype auto|f32|f16|i8|i4|w8a8] [--cache auto|f32|f16|i16] [--tokens N] [--json]
 
 Says what is in a model's folder, its sizes and types, and the memory that loading it takes.
 
   --dtype T   how weights would be held. Default: auto, a pack's own, else i8
-  --cache T   how keys and values would be held. Default: f32 beside f32 weights, else f16
+  --cache T   how keys and values would be held. Default: f32 beside f32 weights, f16 beside f16, else i16
   --tokens N  the longest text, prompt and answer. Default 256
 `;
 

@@ -6,8 +6,8 @@ import type { Memory } from "./memory.js";
 import { bytesOf } from "./memory.js";
 import { BLOCK } from "./record.js";
 
-/** How keys and values are kept. */
-export type CacheFormat = "f32" | "f16";
+/** How keys and values are kept. `i16` has a scale for each row and head, and heads of no more than WIDEST_IN_INT16 columns. */
+export type CacheFormat = "f32" | "f16" | "i16";
 
 /** What a cache is for: the sizes of a decoder's attention, and how its numbers are kept. */
 export interface CacheShape {
@@ -19,7 +19,7 @@ export interface CacheShape {
 
 /** Bytes of a block's keys, or values, of one layer: each head's columns are one piece (assembly/store.ts). */
 export const partBytes = ({ heads, headWidth, format }: Omit<CacheShape, "layers">): number =>
-  heads * Math.ceil(headWidth / 8) * 8 * BLOCK * (format === "f16" ? 2 : 4);
+  heads * BLOCK * (Math.ceil(headWidth / 8) * 8 * (format === "f32" ? 4 : 2) + (format === "i16" ? 4 : 0));
 
 /** Room for BLOCK rows, and how many caches have it. */
 interface Block {

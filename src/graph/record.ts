@@ -18,8 +18,8 @@ export const SCRATCH = 17408;
 export const EIGHT = 3584;
 /** Key/value rows of a cache block. */
 export const BLOCK = 32;
-/** Rows seen that share a scale in attention in int16. */
-export const SEEN = 64;
+/** Columns of a head at most whose products of int16 stay below 2³¹. */
+export const WIDEST_IN_INT16 = 64;
 
 /**
  * Distance of two rows of `columns` numbers. Rows a multiple of 4 KiB apart would share one set of the first-level cache, and an attention
@@ -30,12 +30,12 @@ export const strideOf = (columns: number): number => (columns % 1024 === 0 ? col
 /** Kernels, each with the code that its record begins with. */
 export const kinds = {
   matmul_f32: 1, matmul_f16: 2, matmul_i8: 3, quantize: 4, layernorm: 5, l2normalize: 6, embed: 7, patches: 8, copy: 9,
-  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15, matmul_w8a8: 16, quantize_i8: 17, attention_i16: 18, limit: 32,
+  store_keys: 10, store_values: 11, attention: 12, argmax: 13, pack: 14, matmul_i4: 15, matmul_w8a8: 16, quantize_i8: 17, limit: 32,
 } as const;
 export type Kind = keyof typeof kinds;
 
-/** Formats of packed weights (weights/quant.ts); `rows` is a plain row of f32. */
-export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4, w8a8: 5 } as const;
+/** Formats of packed weights (weights/quant.ts), of which `rows` is a plain row of f32; and of keys and values (cache.ts), `i16` of these alone. */
+export const formats = { f32: 0, f16: 1, i8: 2, rows: 3, i4: 4, w8a8: 5, i16: 6 } as const;
 /** Whether such weights are multiplied as whole numbers, activations too. */
 export const inIntegers = (format: keyof typeof formats): boolean => format === "i8" || format === "i4" || format === "w8a8";
 /** How many eights of rows products of a format are made of; 0 where there are too few rows for that to be worth it (bench/RESULTS.md). */
@@ -103,10 +103,6 @@ export const layouts = {
     dst: "address", ldd: "i32", q: "address", ldq: "i32", keyTable: "address", keyOffset: "address", valueTable: "address",
     valueOffset: "address", format: "u32", T: "i32", S: "i32", heads: "i32", headWidth: "i32", causal: "i32", scale: "f32",
     weights: "address?", scratch: "address", scratchBytes: "i32",
-  },
-  attention_i16: {
-    dst: "address", ldd: "i32", q: "address", ldq: "i32", k: "address", ldk: "i32", v: "address", ldv: "i32", T: "i32", S: "i32",
-    heads: "i32", headWidth: "i32", scale: "f32", weights: "address?", scratch: "address", scratchBytes: "i32",
   },
   argmax: { dst: "address", x: "address", N: "i32", banned: "address?", bans: "i32" },
   pack: { dst: "address", format: "u32", src: "address", type: "u32", N: "i32", K: "i32" },

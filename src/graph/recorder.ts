@@ -9,8 +9,8 @@ import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import {
-  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, SEEN, strideOf,
-  writeRecord,
+  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, strideOf,
+  WIDEST_IN_INT16, writeRecord,
 } from "./record.js";
 
 /** A packed weight in the backend's memory. */
@@ -125,18 +125,8 @@ const TILES = 4, HEADS = 16;
 /** What one thread of an attention of `T` rows over `seen` needs (assembly/attention.ts). */
 function attentionScratch(T: number, seen: number, heads: number, headWidth: number, threads: number): number {
   const rows = T === 1 ? 1 : 4, tile = rows * (4 * (Math.ceil(seen / 32) * 32 + 16) + 8 * align8(headWidth) + 16);
-  return align(64 + tile * Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads)));
+  return align(320 + tile * Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads)));
 }
-
-/** The same in int16, of `seen` rows for all (assembly/attention_i16.ts). */
-export function attentionI16Scratch(seen: number, headWidth: number): number {
-  const room = align8(seen), columns = Math.ceil(headWidth / 4) * 4, pairs = Math.ceil(seen / 4) * 2, padded = align8(headWidth);
-  const tile = 16 * (Math.ceil(seen / 32) * 32 + 16) + 8 * columns + 16 * pairs + 32 + align(4 * Math.ceil(seen / SEEN)) + 16 * padded;
-  return align(64 + 8 * room + 2 * room * columns + 4 * padded * pairs + tile);
-}
-
-/** Columns of a head at most whose products of int16 stay below 2³¹. */
-const WIDEST_IN_INT16 = 64;
 
 const align8 = (count: number): number => Math.ceil(count / 8) * 8;
 
@@ -219,7 +209,7 @@ export class Recorder implements Graph {
 
   /**
    * @param threads how many will share each operation
-   * @param integers whether rows that all see the same keys and values attend to them in int16
+   * @param integers whether keys and values of a pass alone are kept in int16
    * @param wanted which taps to keep
    */
   constructor(
@@ -314,21 +304,22 @@ export class Recorder implements Graph {
   }
 
   private store({ k, v, width }: Fresh, heads: number): Seen {
-    const shape = { heads, headWidth: width / heads, format: "f32" } as const, blocks = Math.ceil(k.rows / BLOCK), bytes = partBytes(shape);
+    const headWidth = width / heads, format: CacheFormat = this.integers && headWidth <= WIDEST_IN_INT16 ? "i16" : "f32";
+    const shape = { heads, headWidth, format }, blocks = Math.ceil(k.rows / BLOCK), bytes = partBytes(shape);
     const [keys, values] = [k, v].map((x, i) => {
       const to = { slot: this.slot(blocks * bytes), offset: 0 }, table = this.table(to, blocks, bytes);
       this.record(
         i === 0 ? "store_keys" : "store_values",
-        { ldx: (x as Rows).stride, offset: 0, position: 0, M: x.rows, D: width, headWidth: shape.headWidth, format: formats.f32 },
+        { ldx: (x as Rows).stride, offset: 0, position: 0, M: x.rows, D: width, headWidth, format: formats[format] },
         { x: x as Rows, table, to },
       );
       return { to, table };
     });
     const part = {
-      rows: Infinity, seen: () => k.rows, room: k.rows, causal: false, format: shape.format,
+      rows: Infinity, seen: () => k.rows, room: k.rows, causal: false, format,
       keyTable: keys.table, keyOffset: 0, valueTable: values.table, valueOffset: 0, behind: { keys: keys.to, values: values.to },
     };
-    return { width, headWidth: shape.headWidth, sequences: [part] };
+    return { width, headWidth, sequences: [part] };
   }
 
   append(past: Past, layer: number, k: Matrix, v: Matrix, asking = past.rows): KeysValues {
@@ -358,10 +349,6 @@ export class Recorder implements Graph {
       throw new RangeError(`Cannot attend with [${q.rows}, ${q.columns}] in ${options.heads} heads to keys ${seen.width} wide`);
     }
     const dst = this.rowsOf(q.rows, q.columns);
-    if ("k" in seen && this.integers && q.columns / options.heads <= WIDEST_IN_INT16) {
-      this.attentionI16(q as Rows, seen as Fresh, options, dst);
-      return dst;
-    }
     const { headWidth, sequences } = "k" in seen ? this.store(seen as Fresh, options.heads) : (seen as Seen);
     if (headWidth * options.heads !== q.columns) {
       throw new RangeError(`Cannot attend in ${options.heads} heads of ${q.columns / options.heads} columns to keys stored in heads of ${headWidth}`);
@@ -375,8 +362,11 @@ export class Recorder implements Graph {
       const places: Record<string, Place> = {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,
       };
-      const weights = this.probabilities(options, rows, part.seen);
-      if (weights) places.weights = weights;
+      if (options.weights && this.wanted(options.weights)) {
+        const weights = new Rows(this.slot(options.heads * rows * part.seen() * 4), 0, options.heads * rows, part.seen());
+        this.keep(options.weights, weights);
+        places.weights = weights;
+      }
       this.record(
         "attention",
         {
@@ -388,27 +378,6 @@ export class Recorder implements Graph {
       row += rows;
     }
     return dst;
-  }
-
-  private attentionI16(q: Rows, { k, v }: Fresh, options: { heads: number; weights?: string }, dst: Rows): void {
-    const headWidth = q.columns / options.heads, scratchBytes = attentionI16Scratch(k.rows, headWidth);
-    const scratch = { slot: this.slot(scratchBytes * this.threads), offset: 0 }, weights = this.probabilities(options, q.rows, () => k.rows);
-    this.record(
-      "attention_i16",
-      {
-        ldd: dst.stride, ldq: q.stride, ldk: (k as Rows).stride, ldv: (v as Rows).stride, T: q.rows, S: k.rows, heads: options.heads, headWidth,
-        scale: headWidth ** -0.5, scratchBytes,
-      },
-      { dst, q, k: k as Rows, v: v as Rows, scratch, ...(weights && { weights }) },
-    );
-  }
-
-  /** Room for what each head of an attention gives to each row seen, if that is wanted. */
-  private probabilities({ heads, weights: name }: { heads: number; weights?: string }, rows: number, seen: () => number): Rows | undefined {
-    if (!name || !this.wanted(name)) return undefined;
-    const weights = new Rows(this.slot(heads * rows * seen() * 4), 0, heads * rows, seen());
-    this.keep(name, weights);
-    return weights;
   }
 
   patches(pixels: Matrix, { channels, patch }: { channels: number; patch: number }): Matrix {

@@ -103,7 +103,7 @@ test("KOSMOS2_THREADS sets the number of threads", async () => {
 test("kosmos2 inspect says what is in a model and what memory it takes, for people and as JSON", async () => {
   const { code, stdout } = await kosmos2(["inspect", "kosmos2-emoji"]);
   assert.equal(code, 0);
-  for (const line of [/^a checkpoint$/m, /^model\.safetensors +165 +8\.4 MB$/m, /^embeddings +1 +285,120 +F16 +570\.2 kB +291\.6 kB$/m, /^keys and values \(f16\) /m, /^all +\d+\.\d MB of /m]) assert.match(stdout, line);
+  for (const line of [/^a checkpoint$/m, /^model\.safetensors +165 +8\.4 MB$/m, /^embeddings +1 +285,120 +F16 +570\.2 kB +291\.6 kB$/m, /^keys and values \(i16\) /m, /^all +\d+\.\d MB of /m]) assert.match(stdout, line);
   const one = await kosmos2(["inspect", "kosmos2-emoji", "--dtype", "f32", "--tokens", "64", "--json"]), two = await kosmos2(["inspect", "kosmos2-emoji", "--dtype", "f32", "--cache", "f16", "--tokens", "64", "--json"]);
   const [wide, half] = [one, two].map(({ stdout }) => JSON.parse(stdout).memory);
   assert.deepEqual([wide.dtype, wide.cache, half.cache, wide.fits], ["f32", "f32", "f16", true]);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { activationCode, BLOCK, EIGHT, formats, GROUP, kinds, layouts, limits, RECORD_BYTES, SCRATCH, SEEN, SHARED, types, writeRecord, type Kind } from "#src/graph/record.js";
+import { activationCode, BLOCK, EIGHT, formats, GROUP, kinds, layouts, limits, RECORD_BYTES, SCRATCH, SHARED, types, writeRecord, type Kind } from "#src/graph/record.js";
 import { root } from "../support.js";
 
 const source = readFileSync(`${root}assembly/record.ts`, "utf8").replace(/\/\*[^]*?\*\//g, "");
@@ -24,7 +24,7 @@ test("kinds, formats, types and sizes of record.ts are those of assembly/record.
   assert.deepEqual({ ...formats }, namespace("Format"));
   assert.deepEqual({ ...limits }, namespace("Limits"));
   assert.deepEqual({ ...types }, namespace("Type"));
-  assert.deepEqual([RECORD_BYTES, GROUP, SHARED, BLOCK, SEEN, SCRATCH, EIGHT], ["RECORD_BYTES", "GROUP", "SHARED", "BLOCK", "SEEN", "SCRATCH", "EIGHT"].map(constant));
+  assert.deepEqual([RECORD_BYTES, GROUP, SHARED, BLOCK, SCRATCH, EIGHT], ["RECORD_BYTES", "GROUP", "SHARED", "BLOCK", "SCRATCH", "EIGHT"].map(constant));
 });
 
 const classOf = (kind: Kind) => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { RECORD_BYTES, readRecord } from "#src/graph/record.js";
+import { formats, RECORD_BYTES, readRecord } from "#src/graph/record.js";
 import type { Matrix } from "#src/graph/graph.js";
 import { Cache } from "#src/graph/cache.js";
 import { Batch, Recorder, type StoredLinear } from "#src/graph/recorder.js";
@@ -75,6 +75,16 @@ test("rows come in eights for products of many of them, at most four of the firs
     assert.deepEqual(found.map(({ kind, words }) => [kind, words.eights]), [
       ["quantize", i8], ["matmul_i8", i8], ...(i4 === i8 ? [] : [["quantize", i4]]), ["matmul_i4", i4], ["matmul_i8", i8], ["quantize_i8", 0], ["matmul_w8a8", 0],
     ]);
+  }
+});
+
+test("keys and values of a pass alone are int16 where the recorder is for whole numbers and heads are narrow enough, else f32", () => {
+  for (const [integers, heads, format] of [[true, 2, formats.i16], [false, 2, formats.f32], [true, 1, formats.f32]] as const) {
+    const g = new Recorder(2, undefined, integers), x = g.input(new Float32Array(3 * 128), 3, 128);
+    g.keep("mixed", g.attention(x, g.keysValues(x, x), { heads }));
+    const pass = g.finish(), records = pass.at(4096, { write() {} }), view = new DataView(records.buffer);
+    const found = Array.from({ length: pass.count }, (_, i) => readRecord(view, i));
+    assert.deepEqual(found.map(({ kind, words }) => [kind, words.format]), ["store_keys", "store_values", "attention"].map((kind) => [kind, format]));
   }
 });
 

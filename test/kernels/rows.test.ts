@@ -1,10 +1,11 @@
 /** The kernels that go row by row, and attention: against the reference, and a row's bits whatever runs beside it. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { type CacheFormat, partBytes } from "#src/graph/cache.js";
 import { BLOCK, EIGHT, EIGHT_SCRATCH, formats, SCRATCH, types } from "#src/graph/record.js";
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
-import { attentionI16Scratch, chosen } from "#src/graph/recorder.js";
+import { chosen } from "#src/graph/recorder.js";
 import { fromBF16, fromF16, pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, type Machine } from "./machine.js";
@@ -149,9 +150,9 @@ test("layernorm, attention and gelu give the same bits in plain and relaxed buil
   const [plain, relaxed] = engines.map((engine) => {
     const m = machine(engine), dst = m.alloc(M * D * 4);
     m.run("layernorm", { dst, ldd: D, x: m.put(x), ldx: D, gamma: m.put(gamma), beta: m.put(beta), M, D, eps: 1e-5, ldq: 0 });
-    return [m.floats(dst, M * D), ...(["f32", "f16"] as const).map((format) => attend(machine(engine), { ...toy(M, 70, 3, 25), causal: true, format }).out)];
+    return [m.floats(dst, M * D), ...cacheFormats.map((format) => attend(machine(engine), { ...toy(M, 70, 3, 25), causal: true, format }).out)];
   });
-  plain.forEach((found, i) => assertSameBits(relaxed[i], found, ["layernorm", "attention", "attention in f16"][i]));
+  plain.forEach((found, i) => assertSameBits(relaxed[i], found, ["layernorm", ...cacheFormats][i]));
 });
 
 test("patches cuts pixels into squares by channel, row and column, and leaves what is no whole square", () => {
@@ -236,6 +237,8 @@ test("pack rounds to halves as quant.ts does: to even, into subnormals, to infin
 
 // Attention -----------------------------------------------------------------------------------------------------------------------
 
+const cacheFormats = ["f32", "f16", "i16"] as const;
+
 interface Attend {
   q: Float32Array;
   k: Float32Array;
@@ -246,7 +249,7 @@ interface Attend {
   d: number;
   causal?: boolean;
   n?: number;
-  format?: "f32" | "f16";
+  format?: CacheFormat;
   /** Tiles that go together. */
   tiles?: number;
 }
@@ -256,83 +259,44 @@ function toy(T: number, S: number, heads: number, d: number): Attend {
   return { T, S, heads, d, q: random(T * D, 1, 2), k: random(S * D, 2, 2), v: random(S * D, 3) };
 }
 
-/** Stores keys and values in blocks that lie apart, in two goes, and attends. */
+/** Stores keys and values in blocks that lie apart, in two goes, and attends. Rows of q, k and v are further apart than they are long. */
 function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1, format = "f32", tiles = 1 }: Attend) {
-  const D = heads * d, blocks = Math.ceil(S / BLOCK), offset = 64, padded = Math.ceil(d / 8) * 8, shape = { D, headWidth: d, format: formats[format] };
+  const D = heads * d, ld = D + 3, blocks = Math.ceil(S / BLOCK), offset = 64, padded = Math.ceil(d / 8) * 8, shape = { D, headWidth: d, format: formats[format] };
   const tables = [k, v].map((x, i) => {
-    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + BLOCK * heads * padded * (format === "f16" ? 2 : 4))));
+    const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + partBytes({ heads, headWidth: d, format }))));
     const first = Math.floor(S / 3), kind = i === 0 ? "store_keys" : "store_values";
-    m.run(kind, { x: m.put(x.subarray(0, first * D)), ldx: D, table, offset, position: 0, M: first, ...shape }, n);
-    m.run(kind, { x: m.put(x.subarray(first * D)), ldx: D, table, offset, position: first, M: S - first, ...shape }, n);
+    m.run(kind, { x: m.put(spread(x.subarray(0, first * D), D, ld)), ldx: ld, table, offset, position: 0, M: first, ...shape }, n);
+    m.run(kind, { x: m.put(spread(x.subarray(first * D), D, ld)), ldx: ld, table, offset, position: first, M: S - first, ...shape }, n);
     return table;
   });
-  const rows = T === 1 ? 1 : 4, scratchBytes = 64 + tiles * rows * (4 * (Math.ceil(S / 32) * 32 + 16) + 8 * padded + 16);
+  const rows = T === 1 ? 1 : 4, scratchBytes = 320 + tiles * rows * (4 * (Math.ceil(S / 32) * 32 + 16) + 8 * padded + 16);
   const dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
   m.run("attention", {
-    dst, ldd: D, q: m.put(q), ldq: D, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, format: formats[format],
+    dst, ldd: D, q: m.put(spread(q, D, ld)), ldq: ld, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, format: formats[format],
     T, S, heads, headWidth: d, causal: causal ? 1 : 0, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes,
   }, n);
   return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
 }
 
-/** All rows see all of k and v; rows of all three are `gap` further apart than they are long. */
-function attendI16(m: Machine, { q, k, v, T, S, heads, d, n = 1 }: Attend, gap = 0) {
-  const D = heads * d, ld = D + gap, scratchBytes = attentionI16Scratch(S, d), dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
-  const [at, kt, vt] = [[q, T], [k, S], [v, S]].map(([x, rows]) => m.put(spread(x as Float32Array, rows as number, D, ld)));
-  m.run("attention_i16", {
-    dst, ldd: D, q: at, ldq: ld, k: kt, ldk: ld, v: vt, ldv: ld, T, S, heads, headWidth: d, scale: d ** -0.5, weights, scratch: m.alloc(scratchBytes * n), scratchBytes,
-  }, n);
-  return { out: m.floats(dst, T * D), weights: m.floats(weights, heads * T * S) };
-}
-
 /** Rows `ld` apart, NaN between them. */
-function spread(x: Float32Array, rows: number, columns: number, ld: number): Float32Array {
-  const out = new Float32Array(rows * ld).fill(NaN);
+function spread(x: Float32Array, columns: number, ld: number): Float32Array {
+  const rows = x.length / columns, out = new Float32Array(rows * ld).fill(NaN);
   for (let row = 0; row < rows; row++) out.set(x.subarray(row * columns, (row + 1) * columns), row * ld);
   return out;
 }
 
-for (const [T, S, heads, d] of [[1, 1, 1, 1], [3, 7, 2, 6], [5, 64, 2, 8], [4, 65, 3, 25], [9, 130, 2, 64], [13, 77, 1, 30], [2, 257, 4, 32]] as const) {
-  const all = toy(T, S, heads, d), D = heads * d;
-  test(`attention in int16 is within its roundings of the reference for ${T} rows that see ${S}, ${heads} heads of ${d}`, () => {
-    const found = attendI16(m0(), all, 3), g = new Reference();
-    const wanted = valuesOf(g.attention(matrix(T, D, all.q), g.keysValues(matrix(S, D, all.k), matrix(S, D, all.v)), { heads, weights: "p" })).data;
-    // of a score: d products of numbers that are off by half of a 4095th and of an 8191st of the largest, and f32's own roundings
-    const score = Math.sqrt(d) * largest(all.q) * largest(all.k) * (0.5 / 4095 + 0.5 / 8191 + (d + 4) * EPS), p = g.taps.get("p")!.data, V = largest(all.v);
-    assertClose(found.weights, p, 2.2 * score, S, "weights"); // e^x − 1 ≤ 1.1 x up to 0.19, and the sum of all as much again
-    // of a result: what weights are off, half of a 4095th of the largest value for each e, where the largest is 1, and half of an 8191st of values
-    for (let row = 0; row < T; row++) for (let h = 0; h < heads; h++) {
-      const largestE = largest(p.slice((h * T + row) * S, (h * T + row + 1) * S)), from = row * D + h * d;
-      assertClose(found.out.slice(from, from + d), wanted.slice(from, from + d), V * (2.2 * score + (S * largestE * 0.5) / 4095 + 0.5 / 8191), d, `row ${row}, head ${h}`);
-    }
-  });
-
-  test(`attention in int16 gives a row the same bits for any number of threads, alone, and in every build: ${T} rows of ${S}, ${heads} × ${d}`, () => {
-    const together = attendI16(m0(), all);
-    for (const n of [2, 3, 7]) {
-      const found = attendI16(m0(), { ...all, n });
-      assertSameBits(found.out, together.out, `${n} threads`);
-      assertSameBits(found.weights, together.weights, `weights, ${n} threads`);
-    }
-    for (let row = 0; row < T; row++) {
-      assertSameBits(attendI16(m0(), { ...all, q: all.q.subarray(row * D, (row + 1) * D), T: 1 }).out, together.out.slice(row * D, (row + 1) * D), `row ${row} alone`);
-    }
-    for (const engine of engines) assertSameBits(attendI16(machine(engine), all).out, together.out, engine);
-  });
-}
-
-test("attention in int16 of the largest sums there can be stays exact: 64 columns and 64 rows seen, all of the largest number", () => {
+test("attention in int16 of the largest sums there can be stays exact: 64 columns and whole blocks of rows, all of the largest number", () => {
   const T = 4, S = 64, d = 64, ones = (rows: number) => new Float32Array(rows * d).fill(3);
-  const { out, weights } = attendI16(m0(), { T, S, heads: 1, d, q: ones(T), k: ones(S), v: ones(S) });
+  const { out, weights } = attend(m0(), { T, S, heads: 1, d, q: ones(T), k: ones(S), v: ones(S), format: "i16" });
   assert.ok(out.every((x) => Math.abs(x - 3) < 1e-5) && weights.every((p) => Math.abs(p - 1 / 64) < 1e-8));
 });
 
 /** What halves make of numbers: the nearest, ±65504 at most. */
 const halved = (x: Float32Array) => x.map((value) => fromF16(toF16(Math.max(-65504, Math.min(65504, value)))));
 
-for (const [T, S, heads, d] of [[1, 1, 1, 1], [1, 201, 3, 40], [3, 3, 2, 5], [5, 37, 3, 8], [9, 130, 2, 25], [3, 65, 2, 16], [4, 64, 3, 64], [13, 77, 1, 30]] as const) {
+for (const [T, S, heads, d] of [[1, 1, 1, 1], [1, 201, 3, 40], [3, 3, 2, 5], [5, 37, 3, 8], [9, 130, 2, 25], [3, 65, 2, 16], [4, 64, 3, 64], [13, 77, 1, 30], [9, 257, 2, 64]] as const) {
   const all = toy(T, S, heads, d), D = heads * d;
-  for (const causal of [true, false]) for (const format of ["f32", "f16"] as const) {
+  for (const causal of [true, false]) for (const format of cacheFormats) {
     test(`attention (${causal ? "causal" : "full"}) equals the reference for ${T} rows that see ${S} in ${format}, ${heads} heads of ${d}`, () => {
       const found = attend(m0(), { ...all, causal, format });
       const g = new Reference(), before = past([S - T]), kept = format === "f16" ? halved : (x: Float32Array) => x;
@@ -342,15 +306,18 @@ for (const [T, S, heads, d] of [[1, 1, 1, 1], [1, 201, 3, 40], [3, 3, 2, 5], [5,
         if (S > T) g.append(before, 0, g.rows(k, 0, S - T), g.rows(v, 0, S - T));
         seen = g.append(past([T], before), 0, g.rows(k, S - T, S), g.rows(v, S - T, S));
       }
-      const wanted = valuesOf(g.attention(q, seen, { heads, weights: "p" })).data;
-      // a score is off by 2 d roundings of at most d max|q| max|k| / √d; e^score by as much relative, then S sums of numbers within 1
-      const score = (d + 4) * EPS * Math.sqrt(d) * largest(all.q) * largest(all.k);
-      assertClose(found.weights, g.taps.get("p")!.data, 4 * score + S * EPS, S, "weights");
-      assertClose(found.out, wanted, 4 * score + 2 * S * EPS, D, "attention");
+      const wanted = valuesOf(g.attention(q, seen, { heads, weights: "p" })).data, p = g.taps.get("p")!.data, whole = format === "i16" ? 1 : 0;
+      // a score is off by 2 d roundings of at most d max|q| max|k| / √d; e^score by as much relative, then S sums of numbers within 1;
+      // in int16 each q and each k is off by half of a 5792nd of the largest
+      const score = ((d + 4) * EPS + (whole * 1) / 5792) * Math.sqrt(d) * largest(all.q) * largest(all.k);
+      assertClose(found.weights, p, 4 * score + S * EPS, S, "weights");
+      // and a value, and each e where that of the largest e is one, by half of an 8191st
+      const most = Array.from({ length: heads * T }, (_, i) => largest(p.subarray(i * S, (i + 1) * S))), half = (whole * 0.5 * largest(all.v)) / 8191;
+      assertClose(found.out, wanted, (i) => 4 * score + 2 * S * EPS + half * (1 + S * most[Math.floor((i % D) / d) * T + Math.floor(i / D)]), D, "attention");
     });
   }
 
-  for (const format of ["f32", "f16"] as const) test(`attention gives a row the same bits for any number of threads and tiles, and in prefill as step by step: ${T} rows of ${S} in ${format}, ${heads} × ${d}`, () => {
+  for (const format of cacheFormats) test(`attention gives a row the same bits for any number of threads and tiles, and in prefill as step by step: ${T} rows of ${S} in ${format}, ${heads} × ${d}`, () => {
     const together = attend(m0(), { ...all, format, causal: true });
     for (const n of [2, 3]) for (const tiles of [1, 2, 5]) {
       const found = attend(m0(), { ...all, format, causal: true, n, tiles });
@@ -367,12 +334,31 @@ for (const [T, S, heads, d] of [[1, 1, 1, 1], [1, 201, 3, 40], [3, 3, 2, 5], [5,
   });
 }
 
-test("attention never looks at rows that a row does not see, whatever they hold", () => {
-  const all = toy(6, 70, 2, 12), clean = attend(m0(), { ...all, causal: true }).out;
+for (const format of cacheFormats) test(`a row's attention in ${format} has the same bits at every context up to 200, in a prompt, by fours and 72s, and as a step`, () => {
+  const S = 200, heads = 2, d = 64, D = heads * d, all = toy(S, S, heads, d), together = attend(m0(), { ...all, format, causal: true, tiles: 4 }).out;
+  for (const T of [1, 4, 72]) for (let from = 0; from < S; from += T) {
+    const seen = Math.min(from + T, S), rows = { q: all.q.subarray(from * D, seen * D), k: all.k.subarray(0, seen * D), v: all.v.subarray(0, seen * D), T: seen - from, S: seen };
+    assertSameBits(attend(m0(), { ...rows, heads, d, format, causal: true, tiles: 2 }).out, together.slice(from * D, seen * D), `rows ${from} … ${seen - 1}`);
+  }
+});
+
+for (const format of cacheFormats) test(`attention in ${format} never looks at rows that a row does not see, whatever they hold`, () => {
+  const all = toy(6, 70, 2, 12), clean = attend(m0(), { ...all, format, causal: true }).out;
   const k = all.k.slice(), v = all.v.slice(), D = 24;
   k.fill(NaN, 68 * D);
   v.fill(Infinity, 68 * D);
-  assertSameBits(attend(m0(), { ...all, k, v, causal: true }).out.slice(0, 4 * D), clean.slice(0, 4 * D), "rows 0 … 3");
+  assertSameBits(attend(m0(), { ...all, k, v, format, causal: true }).out.slice(0, 4 * D), clean.slice(0, 4 * D), "rows 0 … 3");
+});
+
+test("NaN in a head of a row of q, k or v makes NaN in int16 of the rows that see it, in that head, and of nothing else", () => {
+  const all = toy(6, 70, 3, 12), D = 36, clean = attend(m0(), { ...all, format: "i16", causal: true }).out;
+  for (const [name, row, first, last] of [["q", 2, 2, 2], ["k", 66, 2, 5], ["v", 66, 2, 5], ["k", 3, 0, 5], ["v", 3, 0, 5]] as const) {
+    const odd = all[name].slice();
+    odd[row * D + 17] = NaN; // of the second head
+    const { out } = attend(m0(), { ...all, [name]: odd, format: "i16", causal: true });
+    const wanted = clean.map((x, i) => (i >= first * D && i < (last + 1) * D && Math.floor((i % D) / 12) === 1 ? NaN : x));
+    assert.deepEqual([...out], [...wanted], `${name}, row ${row}`);
+  }
 });
 
 test("attention of scores far apart underflows to 0 and not to NaN", () => {
