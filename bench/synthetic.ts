@@ -7,7 +7,7 @@ import { Kosmos2Config } from "#src/model/config.js";
 import { safetensorsHeader } from "#src/weights/safetensors.js";
 import type { BlobLike } from "#src/weights/source.js";
 import { syntheticTensor } from "#src/weights/synthetic.js";
-import { modelTensors, type TensorSpec } from "#src/weights/tensors.js";
+import { storedTensors, type TensorSpec } from "#src/weights/tensors.js";
 
 /** Numbers of a tensor that are made; the rest repeats them. */
 const MADE = 2 ** 17;
@@ -21,7 +21,7 @@ class Checkpoint implements BlobLike {
   private made: { tensor: number; bytes: Uint8Array } | undefined;
 
   constructor(private readonly config: Kosmos2Config) {
-    this.specs = modelTensors(config).filter(({ name }) => !(config.tieWordEmbeddings && name === "text_model.lm_head.weight"));
+    this.specs = storedTensors(config);
     ({ header: this.header, starts: this.starts, size: this.size } = safetensorsHeader(this.specs.map(({ name, shape }) => ({ name, shape, dtype: "BF16" as const }))));
   }
 

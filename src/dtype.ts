@@ -15,10 +15,10 @@ export type CacheDtype = "auto" | "f32" | "f16" | "i16";
  * decoding reads besides weights, and what a text takes (bench/RESULTS.md). Numbers of 14 bits with a scale for each row and head are as close and as
  * small, and attention multiplies them as they are. Weights in f32 are asked for when every digit counts.
  *
- * @param headWidth columns of a head: where there are too many for sums in int32, i16 becomes f16
+ * @param headWidth columns of a head: where there are too many for sums in int32, i16 becomes f16. Default 0: for who only asks whether the name is one
  * @throws {Kosmos2Error} code `option-invalid`
  */
-export function cacheDtypeOf(name: CacheDtype = "auto", dtype: Exclude<Dtype, "auto">, headWidth: number): Exclude<CacheDtype, "auto"> {
+export function cacheDtypeOf(name: CacheDtype = "auto", dtype: Exclude<Dtype, "auto">, headWidth = 0): Exclude<CacheDtype, "auto"> {
   const wanted = ["auto", "f32", "f16", "i16"];
   if (!wanted.includes(name)) {
     throw new Kosmos2Error("option-invalid", "input", `Cannot load with cache ${JSON.stringify(name)}: wanted ${wanted.join(", ")}`, { found: name, wanted });

@@ -16,7 +16,7 @@ import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
 import { latents, predict, type Projected, read, see, states, type Weights as Handles } from "./model/kosmos2.js";
 import { interpolatePositions } from "./model/positions.js";
-import { cacheShape, estimate, refuseTooLarge } from "./memory.js";
+import { cacheShape, estimate, headWidthOf, refuseTooLarge } from "./memory.js";
 import { abortable } from "./pause.js";
 import { measureLimits, type PassName, type Profile, Profiler } from "./profile.js";
 import { countOf, type Prefix, type Text } from "./prefix.js";
@@ -147,13 +147,13 @@ export class Engine {
     const start = performance.now();
     const { signal, onProgress, logger } = options;
     const asked = dtypeOf(options.dtype);
-    cacheDtypeOf(options.cache, "f32", 0); // before any work
+    cacheDtypeOf(options.cache, "f32"); // before any work
     const config = await Kosmos2Config.fromFiles(files, signal);
     const generation = await readGenerationConfig(files, config.textConfig, signal);
     const checkpoint = await Checkpoint.open(files, { signal });
     try {
       const dtype = loadedDtype(checkpoint, asked);
-      const cache = cacheDtypeOf(options.cache, dtype, config.textConfig.embedDim / config.textConfig.attentionHeads);
+      const cache = cacheDtypeOf(options.cache, dtype, headWidthOf(config.textConfig));
       const { used } = await capabilities(options);
       const least = estimate(checkpoint, config, dtype, cache, used.threads), most = estimate(checkpoint, config, dtype, cache, used.threads, RESERVED_TOKENS);
       refuseTooLarge(files.name, least);

@@ -14,7 +14,7 @@ import { handles } from "./weights/handles.js";
 import { loadedDtype, packMemoryBytes, packedWeightBytes, unloaded } from "./weights/load.js";
 import { packInfo } from "./weights/packs.js";
 import { openModel, type ModelSource, type OpenOptions } from "./weights/source.js";
-import { modelTensors, storedBytes } from "./weights/tensors.js";
+import { storedBytes, storedTensors } from "./weights/tensors.js";
 import type { Format } from "./weights/quant.js";
 
 /** Bytes that a model takes. */
@@ -63,13 +63,13 @@ const BESIDES = 2 ** 23;
 export async function estimateMemory(source: ModelSource, options: EstimateOptions = {}): Promise<MemoryEstimate> {
   const { dtype, cache, tokens, threads = availableThreads().threads, signal } = options;
   const asked = dtypeOf(dtype);
-  cacheDtypeOf(cache, "f32", 0);
+  cacheDtypeOf(cache, "f32");
   const files = await openModel(source, options);
   const config = await Kosmos2Config.fromFiles(files, signal);
   const checkpoint = await Checkpoint.open(files, { signal });
   try {
     const held = loadedDtype(checkpoint, asked);
-    return estimate(checkpoint, config, held, cacheDtypeOf(cache, held, config.textConfig.embedDim / config.textConfig.attentionHeads), threads, tokens);
+    return estimate(checkpoint, config, held, cacheDtypeOf(cache, held, headWidthOf(config.textConfig)), threads, tokens);
   } finally {
     await checkpoint.close();
   }
@@ -79,10 +79,7 @@ export function estimate(checkpoint: Checkpoint, config: Kosmos2Config, dtype: F
   tokens = Math.min(tokens, config.textConfig.maxPositionEmbeddings);
   const weightBytes = packInfo(checkpoint) ? packMemoryBytes(checkpoint) : packedWeightBytes(config, dtype);
   const parts = { vision: 0, resampler: 0, decoder: 0, embeddings: 0 };
-  for (const spec of modelTensors(config)) {
-    if (spec.name === "text_model.lm_head.weight" && config.tieWordEmbeddings) continue;
-    parts[partOf(spec.name)] += storedBytes(spec, dtype);
-  }
+  for (const spec of storedTensors(config)) parts[partOf(spec.name)] += storedBytes(spec, dtype);
   const { cacheBytes, arenaBytes } = passes(config, dtype, cache, threads, tokens);
   const latentBytes = 3 * config.latentQueryNum * config.textConfig.embedDim * 4; // kept from loading on
   const totalBytes = weightBytes + cacheBytes + arenaBytes + latentBytes + BESIDES;
@@ -104,8 +101,9 @@ export function partOf(name: string): keyof MemoryEstimate["parts"] {
   return /embed_tokens|lm_head/.test(name) ? "embeddings" : "decoder";
 }
 
-export const cacheShape = ({ layers, embedDim, attentionHeads: heads }: Kosmos2Config["textConfig"], format: CacheFormat): CacheShape =>
-  ({ layers, heads, headWidth: embedDim / heads, format });
+export const headWidthOf = ({ embedDim, attentionHeads }: Kosmos2Config["textConfig"]): number => embedDim / attentionHeads;
+export const cacheShape = (text: Kosmos2Config["textConfig"], format: CacheFormat): CacheShape =>
+  ({ layers: text.layers, heads: text.attentionHeads, headWidth: headWidthOf(text), format });
 
 /** Counts instead of giving. */
 class Counting implements Memory {

@@ -8,7 +8,7 @@ import { Kosmos2Config } from "../model/config.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { safetensorsHeader } from "../weights/safetensors.js";
 import { syntheticTensor } from "../weights/synthetic.js";
-import { modelTensors, type TensorSpec } from "../weights/tensors.js";
+import { storedTensors, type TensorSpec } from "../weights/tensors.js";
 
 export interface SynthesizeOptions {
   /** The folder to write; made when it isn't there. Files of a model in it are replaced. */
@@ -40,9 +40,7 @@ const blockNumbers = 2 ** 20;
 export async function synthesize(options: SynthesizeOptions): Promise<number> {
   const { out, config = new Kosmos2Config(), dtype = "f32", seed = 0, shards = 1, signal, onProgress } = options;
   const bytes = dtype === "f32" ? 4 : 2;
-  const specs = modelTensors(config)
-    .filter(({ name }) => !(config.tieWordEmbeddings && name === "text_model.lm_head.weight"))
-    .sort((a, b) => (a.name < b.name ? -1 : 1));
+  const specs = storedTensors(config).sort((a, b) => (a.name < b.name ? -1 : 1));
   const total = specs.reduce((sum, spec) => sum + sizeOf(spec) * bytes, 0);
   let loaded = 0;
 

@@ -7,7 +7,7 @@ import { Checkpoint } from "../weights/checkpoint.js";
 import { findPacked, packInfo, sourceLine, type PackInfo } from "../weights/packs.js";
 import { fromBF16, fromF16, type Grouped, isGrouped, numberI4, offsetOf, panelBytes, panelOf, placeByte, placeI4, scaleAt, shareOfI4, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
-import { embedTokens, findTensors, type FoundTensor } from "../weights/tensors.js";
+import { embedTokens, findTensors, type FoundTensor, lmHead } from "../weights/tensors.js";
 
 export interface VerifyPackOptions {
   readonly pack: ModelSource;
@@ -56,7 +56,7 @@ export async function verifyPack(options: VerifyPackOptions): Promise<VerifiedPa
       const found = findTensors(source, config).found.filter(({ spec }) => packed.has(spec.name));
       const total = found.reduce((sum, { stored }) => sum + stored.end - stored.start, 0), lines: string[] = [], tensors: Verified[] = [], sum = new Difference();
       let loaded = 0;
-      const { padTokenId } = config.textConfig, table = packed.has(embedTokens) ? embedTokens : "text_model.lm_head.weight";
+      const { padTokenId } = config.textConfig, table = packed.has(embedTokens) ? embedTokens : lmHead;
       for (const tensor of found) {
         const { spec: { name }, stored } = tensor;
         const difference = new Difference(), hashes = new Hashes(), { format, N, K, parts } = packed.get(name)!;

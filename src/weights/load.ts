@@ -9,7 +9,7 @@ import type { Kosmos2Config } from "../model/config.js";
 import type { Checkpoint } from "./checkpoint.js";
 import { findPacked, packInfo, type PackInfo } from "./packs.js";
 import { clearOutput, fromBF16, fromF16, packedBytes, panelBytes, panelOf, type Format } from "./quant.js";
-import { embedTokens, findTensors, formatOf, lmHead, modelTensors, shapeOf, storedBytes, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
+import { embedTokens, findTensors, formatOf, modelTensors, shapeOf, storedBytes, storedTensors, type FoundTensor, type Logger, type TensorSpec } from "./tensors.js";
 
 /** What loading needs of a backend (backend/backend.ts says more about each). */
 export interface Device {
@@ -71,7 +71,7 @@ const bytesOf = (specs: readonly TensorSpec[], dtype: Format): number => specs.r
 
 /** Memory that a model's weights take, in bytes; loading takes two chunks more. */
 export function packedWeightBytes(config: Kosmos2Config, dtype: Format): number {
-  return bytesOf(modelTensors(config).filter(({ name }) => !(config.tieWordEmbeddings && name === lmHead)), dtype);
+  return bytesOf(storedTensors(config), dtype);
 }
 
 /** The same for a pack that is there. */

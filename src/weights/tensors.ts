@@ -85,6 +85,9 @@ export function modelTensors(config: Kosmos2Config): TensorSpec[] {
 const isSensitive = (name: string): boolean =>
   name === embedTokens || name === lmHead || /^image_to_text_projection\.|\.patch_embedding\.|^text_model\.model\.layers\.0\./.test(name);
 
+/** Those that are stored: no lm_head that is the embedding. */
+export const storedTensors = (config: Kosmos2Config): TensorSpec[] => modelTensors(config).filter(({ name }) => !(config.tieWordEmbeddings && name === lmHead));
+
 /** A needed tensor as a matrix: N rows of K numbers. */
 export function shapeOf({ role, shape }: TensorSpec): { N: number; K: number } {
   const numbers = shape.reduce((product, dim) => product * dim, 1);
