@@ -8,7 +8,7 @@
 import { readFileSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
 import { partBytes } from "#src/graph/cache.js";
-import { BLOCK, eightsOf, formats, scratchBytes, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
+import { attentionScratch, BLOCK, eightsOf, formats, scratchBytes, writeRecord, type Fields, type Kind } from "#src/graph/record.js";
 import { packedBytes, type Format } from "#src/weights/quant.js";
 
 const engine = process.argv[2] === "relaxed" ? "relaxed" : "plain";
@@ -70,7 +70,7 @@ for (const [T, S, heads, causal] of [[257, 257, 16, 0], [72, 72, 32, 1], [1, 300
     for (let b = 0; b < 2 * blocks; b++) new DataView(memory.buffer).setUint32(tables + 4 * b, W + b * bytes, true);
     const time = seconds("attention", {
       dst: DST, ldd: D, q: X, ldq: D, keyTable: tables, keyOffset: 0, valueTable: tables + 4 * blocks, valueOffset: 0, format: formats[format],
-      T, S, heads, headWidth: 64, causal, scale: 1 / 8, scratch: OTHER, scratchBytes: 320 + 16 * (4 * (Math.ceil(S / 32) * 32 + 16) + 528),
+      T, S, heads, headWidth: 64, causal, scale: 1 / 8, scratch: OTHER, scratchBytes: attentionScratch(T, S, 64, T === 1 ? 16 : 4),
     });
     const pairs = causal ? T * S - (T * (T - 1)) / 2 : T * S;
     return `${((4 * pairs * D) / time / 1e9).toFixed(1)} Gop/s, ${(time * 1e6).toFixed(0)} µs`;

@@ -55,6 +55,11 @@ export function scratchBytes(format: keyof typeof formats, rows: number, inputs:
 /** Bytes of `rows` int16 rows of which there are so many eights, `stride` numbers apart. */
 export const int16Bytes = (rows: number, columns: number, stride: number, eights: number) =>
   2 * stride * singles(rows, eights) + eights * Math.ceil(columns / GROUP) * EIGHT;
+/** Bytes of an attention's scratch for each thread, which takes so many `tiles` of `T` rows over `seen` together (assembly/attention.ts). */
+export function attentionScratch(T: number, seen: number, headWidth: number, tiles: number): number {
+  const rows = T === 1 ? 1 : 4;
+  return 320 + tiles * rows * (4 * (Math.ceil(seen / 32) * 32 + 16) + 8 * Math.ceil(headWidth / 8) * 8 + 16);
+}
 /** Bytes of a thread's scratch for quantize, and for layernorm. */
 export const EIGHT_SCRATCH = 16 * GROUP + 64;
 /** What a limit is the limit of. */

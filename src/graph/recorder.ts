@@ -9,7 +9,7 @@ import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import {
-  activationCode, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, strideOf,
+  activationCode, attentionScratch, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, strideOf,
   WIDEST_IN_INT16, writeRecord,
 } from "./record.js";
 
@@ -122,11 +122,8 @@ export class Batch implements Past {
 /** Tiles that one thread of an attention takes together: of one head, or heads of a single tile, whose parts of a block are then one long piece. */
 const TILES = 4, HEADS = 16;
 
-/** What one thread of an attention of `T` rows over `seen` needs (assembly/attention.ts). */
-function attentionScratch(T: number, seen: number, heads: number, headWidth: number, threads: number): number {
-  const rows = T === 1 ? 1 : 4, tile = rows * (4 * (Math.ceil(seen / 32) * 32 + 16) + 8 * align8(headWidth) + 16);
-  return align(320 + tile * Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads)));
-}
+/** How many that are, of `T` rows. */
+const tilesOf = (T: number, heads: number, threads: number): number => Math.min(T > 4 ? TILES : HEADS, Math.ceil((heads * Math.ceil(T / 4)) / threads));
 
 const align8 = (count: number): number => Math.ceil(count / 8) * 8;
 
@@ -357,7 +354,7 @@ export class Recorder implements Graph {
     for (const part of sequences) {
       const rows = Math.min(part.rows, q.rows);
       const x = this.rows(q, row, row + rows) as Rows, y = this.rows(dst, row, row + rows) as Rows;
-      const scratchBytes = attentionScratch(rows, part.room, options.heads, headWidth, this.threads);
+      const scratchBytes = align(attentionScratch(rows, part.room, headWidth, tilesOf(rows, options.heads, this.threads)));
       const scratch = { slot: this.slot(scratchBytes * this.threads), offset: 0 };
       const places: Record<string, Place> = {
         dst: y, q: x, keyTable: part.keyTable, valueTable: part.valueTable, scratch, ...part.behind,

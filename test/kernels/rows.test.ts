@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type CacheFormat, partBytes } from "#src/graph/cache.js";
-import { BLOCK, EIGHT, EIGHT_SCRATCH, formats, SCRATCH, types } from "#src/graph/record.js";
+import { attentionScratch, BLOCK, EIGHT, EIGHT_SCRATCH, formats, SCRATCH, types } from "#src/graph/record.js";
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
 import { chosen } from "#src/graph/recorder.js";
@@ -261,7 +261,7 @@ function toy(T: number, S: number, heads: number, d: number): Attend {
 
 /** Stores keys and values in blocks that lie apart, in two goes, and attends. Rows of q, k and v are further apart than they are long. */
 function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1, format = "f32", tiles = 1 }: Attend) {
-  const D = heads * d, ld = D + 3, blocks = Math.ceil(S / BLOCK), offset = 64, padded = Math.ceil(d / 8) * 8, shape = { D, headWidth: d, format: formats[format] };
+  const D = heads * d, ld = D + 3, blocks = Math.ceil(S / BLOCK), offset = 64, shape = { D, headWidth: d, format: formats[format] };
   const tables = [k, v].map((x, i) => {
     const table = m.put(Uint32Array.from({ length: blocks }, () => m.alloc(offset + partBytes({ heads, headWidth: d, format }))));
     const first = Math.floor(S / 3), kind = i === 0 ? "store_keys" : "store_values";
@@ -269,7 +269,7 @@ function attend(m: Machine, { q, k, v, T, S, heads, d, causal = false, n = 1, fo
     m.run(kind, { x: m.put(spread(x.subarray(first * D), D, ld)), ldx: ld, table, offset, position: first, M: S - first, ...shape }, n);
     return table;
   });
-  const rows = T === 1 ? 1 : 4, scratchBytes = 320 + tiles * rows * (4 * (Math.ceil(S / 32) * 32 + 16) + 8 * padded + 16);
+  const scratchBytes = attentionScratch(T, S, d, tiles);
   const dst = m.alloc(T * D * 4), weights = m.alloc(heads * T * S * 4);
   m.run("attention", {
     dst, ldd: D, q: m.put(spread(q, D, ld)), ldq: ld, keyTable: tables[0], keyOffset: offset, valueTable: tables[1], valueOffset: offset, format: formats[format],
