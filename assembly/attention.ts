@@ -31,7 +31,7 @@
 import { begin_i16, mix_i16, scores_i16 } from "./attention_i16";
 import { Attention, BLOCK, Format } from "./record";
 import { share } from "./share";
-import { firstLanes, largest, mulAdd, storePart, sum, transpose } from "./simd";
+import { firstLanes, largest, MAGIC, mulAdd, storePart, sum, transpose } from "./simd";
 import { columns, headBytes, inHalves, inInt16 } from "./store";
 
 export function attention(op: Attention, t: i32, n: i32): void {
@@ -391,7 +391,7 @@ function mix_1x8<K>(dst: usize, p: usize, v: usize, ldv: usize, count: i32, mask
  * halves with 112 more. They lie in memory since V8 would build literals anew at each use.
  */
 function powersTable<K>(table: usize): void {
-  store<f32>(table, 12582912 + (inHalves<K>() ? 112 : 0));
+  store<f32>(table, MAGIC + (inHalves<K>() ? 112 : 0));
   store<f32>(table, 0.6931470036506653, 4); store<f32>(table, 0.24022242426872253, 8); store<f32>(table, 0.05550733581185341, 12); store<f32>(table, 0.009671512991189957, 16); store<f32>(table, 0.001326472731307149, 20);
   store<f32>(table, 1, 24);
   store<f32>(table, -126, 28); // below it are subnormal numbers, which become 0

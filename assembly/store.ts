@@ -119,7 +119,7 @@ function storeValues<K>(op: Store, t: i32, n: i32): void {
       for (let c = 0; c < d; c += 8, x += 32) {
         const panel = <usize>c & ~31, width = min(padded(op) - panel, 32), rest = d - c;
         const dst = start + ((<usize>h * padded(op) + panel) * BLOCK + row * width + (c & 31)) * sizeof<K>();
-        const a = loadFour(x, rest), b = rest > 4 ? loadFour(x + 16, rest - 4) : f32x4.splat(0);
+        const a = loadFour(x, rest), b = secondFour(x, rest);
         if (isInteger<K>()) v128.store(dst, halfPair(a, b));
         else {
           v128.store(dst, a); v128.store(dst, b, 16);
@@ -166,7 +166,13 @@ function storePairs(op: Store, t: i32, n: i32): void {
 /** The first eight of `rest` numbers in int16, zeros where there are fewer. */
 // @ts-ignore: decorator
 @inline function eight(x: usize, rest: i32, inverse: v128, magic: v128): v128 {
-  return rounded(loadFour(x, rest), rest > 4 ? loadFour(x + 16, rest - 4) : f32x4.splat(0), inverse, magic);
+  return rounded(loadFour(x, rest), secondFour(x, rest), inverse, magic);
+}
+
+/** The last four of eight numbers at x, or what there is of them when there are `rest`. */
+// @ts-ignore: decorator
+@inline function secondFour(x: usize, rest: i32): v128 {
+  return rest > 4 ? loadFour(x + 16, rest - 4) : f32x4.splat(0);
 }
 
 /** Four halves, one in each lane. */
