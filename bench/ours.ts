@@ -163,11 +163,11 @@ async function text(length: number): Promise<Sequence> {
 async function profiled(what: string, tokens: number | undefined, counts: (operation: ProfiledOperation) => boolean): Promise<number> {
   const { engine } = ready(), [name] = what.split("@"); // what a decode reads before is another pass
   const profiler = new Profiler({ bandwidth: NaN, int16: NaN, int8: NaN, float32: NaN }); // the benchmark measures its own
-  engine["profilers"].add(profiler);
+  engine["passes"].profilers.add(profiler);
   try {
     await phase(what, tokens);
   } finally {
-    engine["profilers"].delete(profiler);
+    engine["passes"].profilers.delete(profiler);
   }
   const { passes, operations } = profiler.finish("");
   return operations.reduce((sum, each) => sum + (each.pass === name && counts(each) ? each.ms : 0), 0) / passes.find(({ pass }) => pass === name)!.times;

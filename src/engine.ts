@@ -1,5 +1,5 @@
 /**
- * Where model and backend meet: weights in a backend's memory, and passes over them, one at a time and first come, first served.
+ * Where model and backend meet: weights in a backend's memory, and what passes over them are made of.
  */
 import type { Backend } from "./backend/backend.js";
 import { capabilities, createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
@@ -17,8 +17,8 @@ import { Kosmos2Config } from "./model/config.js";
 import { latents, predict, type Projected, read, see, states, type Weights as Handles } from "./model/kosmos2.js";
 import { interpolatePositions } from "./model/positions.js";
 import { cacheShape, estimate, headWidthOf, refuseTooLarge } from "./memory.js";
-import { abortable } from "./pause.js";
-import { measureLimits, type PassName, type Profile, Profiler } from "./profile.js";
+import { Passes, type Stages } from "./passes.js";
+import { measureLimits, type Profile, Profiler } from "./profile.js";
 import { countOf, type Prefix, type Text } from "./prefix.js";
 import { warmUp } from "./warm-up.js";
 import { Checkpoint } from "./weights/checkpoint.js";
@@ -63,9 +63,6 @@ export interface Question extends Reading {
   readonly banned: readonly (readonly number[])[];
 }
 
-/** Stages by name: what was tapped. */
-export type Stages = Map<string, { rows: number; columns: number; data: Float32Array }>;
-
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
 const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
 
@@ -92,9 +89,6 @@ interface Plan {
 export class Engine {
   /** How long loading took, and what was prepared then. */
   loadMs = 0;
-  private last: Promise<void> = Promise.resolve();
-  private arena = 0;
-  private arenaBytes = 0;
   private readonly sinusoids: SinusoidTable;
   private readonly handles: Handles;
   /** How this model's answers went on. */
@@ -102,7 +96,7 @@ export class Engine {
   /** How long reading on takes. */
   readonly pace = new Pace();
   private latents: Projected | undefined;
-  private readonly profilers = new Set<Profiler>();
+  private readonly passes: Passes;
   /** Those that keep something; the last used stand last. */
   private readonly prefixes = new Set<Prefix>();
   /** The backend's; what is only kept in case is given up when there is no more. */
@@ -127,6 +121,7 @@ export class Engine {
     const { embedDim, padTokenId } = config.textConfig;
     this.sinusoids = new SinusoidTable(backend, embedDim, padTokenId);
     this.handles = handles(weights);
+    this.passes = new Passes(backend, this.memory);
   }
 
   /** What no picture changes is computed once. By the row invariant it is what each pass would compute. */
@@ -134,7 +129,7 @@ export class Engine {
     const { latentQueryNum } = this.config, { embedDim } = this.config.textConfig;
     const g = this.recorder(), parts = Object.entries(latents(g, this.handles));
     for (const [name, x] of parts) g.keep(name, x);
-    const made = await this.execute("vision", g.finish(), signal);
+    const made = await this.passes.run("vision", g.finish(), signal);
     const kept = [...made].map(([name, { data }]) => {
       const address = this.backend.alloc(data.byteLength);
       this.backend.write(address, bytesOf(data));
@@ -195,12 +190,12 @@ export class Engine {
     pixels: Float32Array, height: number, width: number, options: { signal?: AbortSignal; stages?: readonly string[] } = {},
   ): Promise<{ embeds: Float32Array; stages: Stages }> {
     const { numChannels } = this.config.visionConfig;
-    const stages = await this.inTurn(options.signal, async () => {
+    const stages = await this.passes.inTurn(options.signal, async () => {
       const positions = await this.positionsFor(height, width);
       const g = this.recorder(options.stages);
       const table = positions && g.input(positions.data, positions.rows, positions.columns);
       g.keep("image_embeds", see(g, g.input(pixels, numChannels * height, width), this.handles, this.config, { positions: table, latents: this.latents }));
-      return this.execute("vision", g.finish(), options.signal);
+      return this.passes.run("vision", g.finish(), options.signal);
     });
     return { embeds: stages.get("image_embeds")!.data, stages };
   }
@@ -249,7 +244,7 @@ export class Engine {
    * @returns for each question, one choice or as many more as guesses agreed
    */
   async choose(questions: readonly Question[], signal?: AbortSignal): Promise<Choice[][]> {
-    return this.inTurn(signal, async () => {
+    return this.passes.inTurn(signal, async () => {
       const { tokens, rows, images, commit } = this.arrange(questions);
       const banned = questions.flatMap((question) => question.banned);
       const { plans } = questions[0].sequence, shape = rows.join();
@@ -272,7 +267,7 @@ export class Engine {
         }
       }
       const since = performance.now();
-      const { data } = (await this.execute(questions.every(again) ? "decode" : "prefill", plan.pass, signal)).get("choice")!;
+      const { data } = (await this.passes.run(questions.every(again) ? "decode" : "prefill", plan.pass, signal)).get("choice")!;
       if (known) this.pace.note(banned.length, performance.now() - since);
       const best = chosen(data, this.backend.threads);
       let row = 0;
@@ -287,13 +282,13 @@ export class Engine {
 
   /** Reads on in each sequence; keeps the logits of all rows read (stage `logits`) and the stages asked for. */
   read(readings: readonly Reading[], options: { signal?: AbortSignal; stages?: readonly string[]; logits?: boolean }): Promise<Stages> {
-    return this.inTurn(options.signal, async () => {
+    return this.passes.inTurn(options.signal, async () => {
       const { tokens, rows, images, commit } = this.arrange(readings);
       const g = this.recorder(options.stages);
       const x = read(g, tokens, this.imageInput(g, images), this.batch(readings, rows), this.handles, this.config.textConfig);
       if (options.logits ?? true) g.keep("logits", predict(g, x, this.handles, this.config.textConfig));
       else states(g, x, this.handles, this.config.textConfig);
-      const kept = await this.execute("prefill", g.finish(), options.signal);
+      const kept = await this.passes.run("prefill", g.finish(), options.signal);
       commit();
       return kept;
     });
@@ -301,14 +296,14 @@ export class Engine {
 
   /** What all passes cost that run until `work` is done. */
   async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
-    const limits = await this.inTurn(undefined, () => measureLimits(this.backend, this.weights.matrix("text_model.model.embed_tokens")));
+    const limits = await this.passes.inTurn(undefined, () => measureLimits(this.backend, this.weights.matrix("text_model.model.embed_tokens")));
     const profiler = new Profiler(limits);
-    this.profilers.add(profiler);
+    this.passes.profilers.add(profiler);
     try {
       const result = await work();
       return { result, profile: profiler.finish(`${this.dtype}, ${this.backend.description}`) };
     } finally {
-      this.profilers.delete(profiler);
+      this.passes.profilers.delete(profiler);
     }
   }
 
@@ -368,39 +363,6 @@ export class Engine {
     const data = interpolatePositions(table, columns, imageSize / patchSize, Math.floor(height / patchSize), Math.floor(width / patchSize));
     return { data, rows: data.length / columns, columns };
   }
-
-  /** One pass at a time; others wait in the order they came. */
-  private async inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
-    const before = this.last;
-    let done!: () => void;
-    this.last = new Promise((resolve) => (done = resolve));
-    try {
-      await abortable(before, signal); // whoever gives up while waiting hears so at once
-      return await work();
-    } finally {
-      void before.then(done);
-    }
-  }
-
-  private async execute(name: PassName, pass: Pass, signal: AbortSignal | undefined): Promise<Stages> {
-    const { backend } = this;
-    if (pass.arenaBytes > this.arenaBytes) {
-      if (this.arena) backend.free(this.arena);
-      this.arena = this.arenaBytes = 0;
-      this.arena = this.memory.alloc(pass.arenaBytes);
-      this.arenaBytes = pass.arenaBytes;
-    }
-    const records = pass.at(this.arena, backend), laps = this.profilers.size ? new Float64Array(pass.count) : undefined;
-    await backend.run(records, pass.count, signal, laps);
-    if (laps) for (const profiler of this.profilers) profiler.note(name, records, laps);
-    const kept: Stages = new Map();
-    for (const [name, { offset, rows, columns, stride }] of pass.kept) {
-      const bytes = await backend.read(this.arena + offset, rows * stride * 4);
-      const data = new Float32Array(bytes.buffer, bytes.byteOffset, rows * stride);
-      kept.set(name, { rows, columns, data: stride === columns ? data : compact(data, rows, columns, stride) });
-    }
-    return kept;
-  }
 }
 
 /** Whether a pass for this question can be run again for the next tokens. */
@@ -412,13 +374,6 @@ function serves(plan: Plan, questions: readonly Question[]): boolean {
     const { sequence, ids, banned } = question;
     return sequence === plan.sequences[i] && again(question) && sequence.cache.length + ids.length <= plan.rooms[i] && banned.every((list) => list.length <= BANS);
   });
-}
-
-/** Rows of a stride without what lies between them. */
-function compact(data: Float32Array, rows: number, columns: number, stride: number): Float32Array {
-  const dense = new Float32Array(rows * columns);
-  for (let row = 0; row < rows; row++) dense.set(data.subarray(row * stride, row * stride + columns), row * columns);
-  return dense;
 }
 
 function joined(parts: readonly Float32Array[]): Float32Array {

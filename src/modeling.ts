@@ -1,9 +1,10 @@
 /** Hugging Face's two model classes: Kosmos2Model gives states, Kosmos2ForConditionalGeneration logits and answers. */
-import { Engine, type EngineOptions, type Question, type Reading, type Sequence, type Stages } from "./engine.js";
+import { Engine, type EngineOptions, type Question, type Reading, type Sequence } from "./engine.js";
 import { Kosmos2Error } from "./errors.js";
 import { greedy, type Stop } from "./generate/greedy.js";
 import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
 import type { Kosmos2Config } from "./model/config.js";
+import type { Stages } from "./passes.js";
 import type { Prefix } from "./prefix.js";
 import type { Profile } from "./profile.js";
 import { tensor, type Tensor } from "./tensor.js";
