@@ -78,6 +78,20 @@ for (const [form, options] of Object.entries(forms)) {
       await backend.run(additions(dst, x, columns, 1), 1);
     }));
 
+  test(`the wasm backend on ${form} ends a run that it is told to, and an end that comes late hits no other`, () =>
+    withBackend({ engine: "plain", ...options }, async (backend) => {
+      const columns = 250_000, x = backend.alloc(4 * columns), dst = backend.alloc(4 * columns), values = random(columns, 9);
+      backend.write(x, bytesOf(values));
+      const start = performance.now();
+      setTimeout(() => backend.abort(), 30);
+      await backend.run(additions(dst, x, columns, 40_000), 40_000);
+      assert.ok(performance.now() - start < 1500, "far from the end");
+      backend.abort(); // of nothing
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      await backend.run(additions(dst, x, columns, 3), 3);
+      assert.deepEqual(new Float32Array((await backend.read(dst, 4 * columns)).buffer), values.map((v) => Math.fround(v + v) + v).map((v, i) => v + values[i]));
+    }));
+
   test(`the wasm backend on ${form} rejects what is under way when it is disposed of, and all that follows`, async () => {
     const backend = await createWasmBackend({ engine: "plain", ...options });
     const columns = 250_000, x = backend.alloc(4 * columns);
@@ -95,6 +109,53 @@ for (const [form, options] of Object.entries(forms)) {
     await assert.rejects(backend.run(unknown, 1), code("worker-lost"));
     await assert.rejects(backend.run(unknown, 1), code("worker-lost"));
     await backend.dispose();
+  });
+}
+
+for (const threads of [1, 2, 5]) {
+  test(`${threads} threads go on to the next run by themselves, in order, while the host reads and writes what is not in use`, () => withBackend({ threads }, async (backend) => {
+    assert.ok(backend.queues);
+    const x = backend.alloc(40), sums = [backend.alloc(40), backend.alloc(40)], ones = new Float32Array(10).fill(1);
+    backend.write(x, bytesOf(ones));
+    let last = backend.run(additions(sums[0], x, 10, 1), 1);
+    for (let i = 1; i < 300; i++) {
+      const next = backend.run(additions(sums[i & 1], sums[(i - 1) & 1], 10, 1), 1); // twice what the one before made
+      await last;
+      assert.equal(new Float32Array((await backend.read(sums[(i - 1) & 1], 40)).buffer)[9], 2 ** (i % 100));
+      if (i % 100 === 99) {
+        await next;
+        backend.write(sums[i & 1], bytesOf(ones));
+      }
+      if (i % 60 === 30) await new Promise((resolve) => setTimeout(resolve, i % 120 === 30 ? 30 : 1)); // threads sleep, or are just about to
+      backend.free(backend.alloc(i % 50 === 1 ? i * 100_000 : 40));
+      last = next;
+    }
+    await last;
+  }));
+
+  test(`${threads} threads end both runs on abort, and begin anew`, () => withBackend({ threads }, async (backend) => {
+    const columns = 250_000, x = backend.alloc(4 * columns), dst = backend.alloc(4 * columns), reason = new Error("enough");
+    backend.write(x, bytesOf(random(columns, 9)));
+    const long = additions(dst, x, columns, 40_000), controller = new AbortController();
+    const first = backend.run(long, 40_000, controller.signal), second = backend.run(long, 40_000);
+    const start = performance.now();
+    setTimeout(() => controller.abort(reason), 30);
+    await assert.rejects(first, reason);
+    await second;
+    assert.ok(performance.now() - start < 1500, "far from the end");
+    await backend.run(additions(dst, x, columns, 1), 1);
+    assert.deepEqual(new Float32Array((await backend.read(dst, 40)).buffer), random(columns, 9).slice(0, 10).map((v) => v + v));
+  }));
+
+  test(`${threads} threads: both runs reject when the backend is disposed of, or a kernel traps`, async () => {
+    for (const trap of [false, true]) {
+      const backend = await createWasmBackend({ threads }), x = backend.alloc(4_000_000);
+      const first = backend.run(trap ? new Uint8Array(RECORD_BYTES).fill(77) : additions(x, x, 1_000_000, 10_000), trap ? 1 : 10_000);
+      const second = backend.run(additions(x, x, 10, 1), 1), wanted = code(trap ? "worker-lost" : "disposed");
+      if (!trap) setTimeout(() => void backend.dispose(), 20);
+      await Promise.all([assert.rejects(first, wanted), assert.rejects(second, wanted)]);
+      await backend.dispose();
+    }
   });
 }
 

@@ -9,6 +9,7 @@ const nameOf = <T extends Record<string, number>>(table: T, code: number): keyof
 export class PackingDevice implements Backend {
   readonly description = "pack records in TypeScript";
   readonly threads = 1;
+  readonly queues = false;
   readonly memory = new SharedArrayBuffer(2 ** 24);
   /** Sizes of what is allocated. */
   readonly live = new Map<number, number>();
@@ -47,6 +48,8 @@ export class PackingDevice implements Backend {
   async read(address: number, bytes: number): Promise<Uint8Array> {
     return new Uint8Array(this.memory, address, bytes).slice();
   }
+
+  abort(): void {}
 
   async run(records: Uint8Array, count: number, signal?: AbortSignal): Promise<void> {
     assert.ok(!this.running, "one run at a time");

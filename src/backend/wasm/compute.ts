@@ -36,6 +36,8 @@ export class Compute {
    */
   async run(list: number, count: number, laps?: Float64Array): Promise<Code> {
     this.list = list;
+    const words = this.words();
+    words[word.abort] = words[word.decision] = 0; // of an abort that came when all was done
     let code: Code = 0;
     let since = performance.now(), lap = since;
     const slice = laps ? 1 : SLICE;
@@ -49,8 +51,6 @@ export class Compute {
         since = lap = performance.now();
       }
     }
-    const words = this.words();
-    words[word.abort] = words[word.decision] = 0;
     return code;
   }
 

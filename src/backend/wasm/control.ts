@@ -12,12 +12,13 @@ export const word = {
   abort: CONTROL / 4 + 4,
   decision: CONTROL / 4 + 5,
   job: CONTROL / 4 + 6,
+  /** What a job is, and of the next one, which may be there before it has ended: each of these is a word for even and one for odd numbers. */
   list: CONTROL / 4 + 16,
-  count: CONTROL / 4 + 17,
-  /** How many threads have left the current job. */
-  left: CONTROL / 4 + 18,
+  count: CONTROL / 4 + 18,
   /** Where thread 0 writes how long each record took, in f64; 0: nowhere. */
-  laps: CONTROL / 4 + 19,
+  laps: CONTROL / 4 + 20,
+  /** How many threads have left the current job. */
+  left: CONTROL / 4 + 22,
   /** One word a thread: 1 while it waits for a message and not for `job`. */
   parked: CONTROL / 4 + 32,
 } as const;

@@ -188,9 +188,11 @@ function grown(memory: WebAssembly.Memory, pages: number): number {
 abstract class WasmBackend implements Backend {
   abstract readonly description: string;
   readonly threads: number = 1;
+  readonly queues: boolean = false;
   protected readonly heap: Heap;
-  private list = 0;
-  private listBytes = 0;
+  /** Where records are written, in turn: those of one run stay until it has ended. */
+  private readonly lists = [{ address: 0, bytes: 0 }, { address: 0, bytes: 0 }];
+  private runs = 0;
   private gone: Kosmos2Error | undefined;
   /** Rejects whatever is being waited for. */
   private readonly fates = new Set<(error: Kosmos2Error) => void>();
@@ -205,7 +207,7 @@ abstract class WasmBackend implements Backend {
   abstract read(address: number, bytes: number): Promise<Uint8Array>;
   protected abstract grow(bytes: number): number;
   protected abstract execute(list: number, count: number, laps?: Float64Array): Promise<Code>;
-  protected abstract abort(): void;
+  abstract abort(): void;
   protected abstract end(): Promise<void>;
 
   alloc(bytes: number): number {
@@ -220,16 +222,18 @@ abstract class WasmBackend implements Backend {
   async run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void> {
     if (this.gone) throw this.gone;
     signal?.throwIfAborted();
-    if (records.length > this.listBytes) {
-      if (this.list) this.heap.free(this.list);
-      this.listBytes = 2 * records.length;
-      this.list = this.heap.alloc(this.listBytes);
+    const list = this.lists[this.queues ? this.runs++ & 1 : 0];
+    if (records.length > list.bytes) {
+      if (list.address) this.heap.free(list.address);
+      Object.assign(list, { address: 0, bytes: 0 });
+      list.address = this.heap.alloc(2 * records.length);
+      list.bytes = 2 * records.length;
     }
-    this.write(this.list, records);
+    this.write(list.address, records);
     const abort = () => this.abort();
     signal?.addEventListener("abort", abort);
     try {
-      await this.unlessLost(this.execute(this.list, count, laps));
+      await this.unlessLost(this.execute(list.address, count, laps));
     } finally {
       signal?.removeEventListener("abort", abort);
     }
@@ -277,9 +281,11 @@ const lost = (reason: string) =>
 /** Threads over one memory that the host sees as well. */
 class SharedBackend extends WasmBackend {
   readonly description: string;
+  override readonly queues = true;
   private readonly words: Int32Array;
   private workers: WorkerHandle[] = [];
-  private done: ((code: Code) => void) | undefined;
+  /** Who waits for the end of each job there is. */
+  private readonly waiting: ((code: Code) => void)[] = [];
   private ended = false;
 
   constructor(
@@ -297,7 +303,7 @@ class SharedBackend extends WasmBackend {
         message: (data) => {
           const report = data as Report;
           if (report.type === "ready") resolve();
-          else if (report.type === "done") this.done?.(report.code);
+          else if (report.type === "done") this.waiting.shift()!(report.code);
           else if (report.type === "failed") this.kill(report.message);
         },
         lost: (reason) => this.kill(reason),
@@ -330,21 +336,24 @@ class SharedBackend extends WasmBackend {
   }
 
   protected async execute(list: number, count: number, laps?: Float64Array): Promise<Code> {
-    const { words, workers } = this;
+    const { words, workers, waiting } = this;
     const address = laps ? this.heap.alloc(laps.byteLength) : 0;
-    Atomics.store(words, word.abort, 0);
-    Atomics.store(words, word.decision, 0);
-    Atomics.store(words, word.list, list);
-    Atomics.store(words, word.count, count);
-    Atomics.store(words, word.laps, address);
+    if (waiting.length === 0) {
+      Atomics.store(words, word.abort, 0);
+      Atomics.store(words, word.decision, 0);
+    }
+    const job = Atomics.load(words, word.job) + 1, odd = job & 1;
+    Atomics.store(words, word.list + odd, list);
+    Atomics.store(words, word.count + odd, count);
+    Atomics.store(words, word.laps + odd, address);
     for (const worker of workers) worker.busy(true);
     const code = await new Promise<Code>((resolve) => {
-      this.done = resolve;
-      Atomics.add(words, word.job, 1);
+      waiting.push(resolve);
+      Atomics.store(words, word.job, job);
       Atomics.notify(words, word.job);
       workers.forEach((worker, t) => Atomics.load(words, word.parked + t) && worker.post({ type: "go" } satisfies Order));
     });
-    for (const worker of workers) worker.busy(false);
+    if (waiting.length === 0) for (const worker of workers) worker.busy(false);
     if (laps) {
       laps.set(new Float64Array(this.memory.buffer, address, laps.length));
       this.heap.free(address);
@@ -352,7 +361,7 @@ class SharedBackend extends WasmBackend {
     return code;
   }
 
-  protected abort(): void {
+  abort(): void {
     Atomics.store(this.words, word.abort, 1);
   }
 
@@ -420,7 +429,7 @@ class WorkerBackend extends WasmBackend {
     return done.code;
   }
 
-  protected abort(): void {
+  abort(): void {
     this.worker?.post({ type: "abort" } satisfies Order);
   }
 
@@ -485,7 +494,7 @@ class InlineBackend extends WasmBackend {
     }
   }
 
-  protected abort(): void {
+  abort(): void {
     this.compute!.abort();
   }
 

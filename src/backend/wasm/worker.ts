@@ -69,23 +69,19 @@ function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembl
   function serve(): void {
     Atomics.store(words, parked, 0);
     for (;;) {
-      let next = kernels.spinForJob(CONTROL, job, SPINS);
-      if (next === job) {
-        if (Atomics.wait(words, word.job, job, SLEEP_MS) === "timed-out") {
-          Atomics.store(words, parked, 1);
-          if (Atomics.load(words, word.job) === job) return; // the host sees the flag and posts "go"
-          Atomics.store(words, parked, 0);
-        }
-        next = Atomics.load(words, word.job);
-        if (next === job) continue;
+      if (kernels.spinForJob(CONTROL, job, SPINS) === job && Atomics.wait(words, word.job, job, SLEEP_MS) === "timed-out") {
+        Atomics.store(words, parked, 1);
+        if (Atomics.load(words, word.job) === job) return; // the host sees the flag and posts "go"
+        Atomics.store(words, parked, 0);
       }
-      job = next;
-      const list = Atomics.load(words, word.list) >>> 0, count = Atomics.load(words, word.count), laps = Atomics.load(words, word.laps) >>> 0;
+      if (Atomics.load(words, word.job) === job) continue;
+      job = (job + 1) | 0; // the host may be one further
+      const [list, count, laps] = [word.list, word.count, word.laps].map((each) => Atomics.load(words, each + (job & 1)) >>> 0);
       const code = laps ? lapped(list, count, laps) : kernels.run(list, count, t, n, CONTROL);
       if (code === Code.poisoned) return;
       Atomics.add(words, word.left, 1);
       if (t === 0) {
-        // Flags are cleared by the host for the next job, so nobody may still be reading them.
+        // The host clears flags for the next job, or words of this one, so nobody may still be reading them.
         while (Atomics.load(words, word.left) < n) if (Atomics.load(words, word.poison)) return;
         Atomics.store(words, word.left, 0);
         port.post({ type: "done", code });
