@@ -2,6 +2,7 @@
  * dst[M, D] = scale · row + sinusoid: row ids[m] of the table, or row −1 − ids[m] of the images. Threads share rows.
  * The table is packed as the weight of a matmul (it is the lm_head too), so a row is one lane of a panel.
  */
+import { best, FIND } from "./argmax";
 import { half } from "./half";
 import { I4_GROUP, I4_STEP, I8_GROUP, I8_STEP, laneOfI8, offsetOfI4, offsetOfI8, OUTPUTS, panelBytes, scaleAt, SCALES, shareBytes, shiftOfI4, W8A8_GROUP, W8A8_SCALES } from "./pack";
 import { Embed, Format, GROUP, SHARED } from "./record";
@@ -10,7 +11,7 @@ import { share } from "./share";
 export function embed(op: Embed, t: i32, n: i32): void {
   const to = share(op.M, t + 1, n);
   for (let m = share(op.M, t, n); m < to; m++) {
-    const id = load<i32>(op.ids + (<usize>m << 2));
+    const id = op.found ? best(op.found + <usize>(m * n) * FIND, n) : load<i32>(op.ids + (<usize>m << 2));
     const dst = op.dst + (<usize>m * op.ldd << 2), sinusoid = <usize>load<u32>(op.positions + (<usize>m << 2));
     if (id < 0) fromRow(op, dst, op.images + (<usize>(-1 - id) * op.ldi << 2), 4, sinusoid);
     else if (op.format == Format.f32) fromRow(op, dst, op.table + ((<usize>(id >> 3) * op.D) << 5) + (<usize>(id & 7) << 2), 32, sinusoid);

@@ -117,9 +117,12 @@ export const TAKEN: usize = RECORD_BYTES - 12;
 
 @unmanaged export class L2normalize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; D: i32; }
 
-/** ids: i32 [M], below 0: row −1 − id of images. positions: u32 [M], the address of each row's sinusoid. table: packed as a weight [vocab, D]. */
+/**
+ * ids: i32 [M], below 0: row −1 − id of images. positions: u32 [M], the address of each row's sinusoid. table: packed as a weight [vocab, D].
+ * found (unless 0, and then no ids are looked at): what as many threads found for each row (Argmax), whose best it is.
+ */
 @unmanaged export class Embed extends Record {
-  dst: usize; ldd: i32; ids: usize; table: usize; format: u32; images: usize; ldi: i32; positions: usize; M: i32; D: i32; scale: f32;
+  dst: usize; ldd: i32; ids: usize; table: usize; format: u32; images: usize; ldi: i32; positions: usize; M: i32; D: i32; scale: f32; found: usize;
 }
 
 /** dst: [(height / patch) · (width / patch), channels · patch²]. */

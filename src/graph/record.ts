@@ -98,7 +98,7 @@ export const layouts = {
   l2normalize: { dst: "address", ldd: "i32", x: "address", ldx: "i32", M: "i32", D: "i32" },
   embed: {
     dst: "address", ldd: "i32", ids: "address", table: "address", format: "u32", images: "address?", ldi: "i32",
-    positions: "address", M: "i32", D: "i32", scale: "f32",
+    positions: "address", M: "i32", D: "i32", scale: "f32", found: "address?",
   },
   patches: { dst: "address", ldd: "i32", pixels: "address", channels: "i32", height: "i32", width: "i32", patch: "i32" },
   copy: { dst: "address", ldd: "i32", x: "address", ldx: "i32", y: "address?", ldy: "i32", M: "i32", D: "i32" },
@@ -135,6 +135,15 @@ export function readRecord(view: DataView, index: number): { kind: Kind; words: 
     words[name] = word === "f32" ? view.getFloat32(at, true) : word.startsWith("i32") ? view.getInt32(at, true) : view.getUint32(at, true);
   }
   return { kind, words };
+}
+
+const products = new Set<number>(Object.entries(kinds).filter(([kind]) => kind.startsWith("matmul_")).map(([, code]) => code));
+
+/** How many of a list's records come before its first product. */
+export function beforeProducts(view: DataView, count: number): number {
+  let index = 0;
+  while (index < count && !products.has(view.getUint32(index * RECORD_BYTES, true))) index++;
+  return index;
 }
 
 /**

@@ -184,6 +184,22 @@ for (const format of ["f32", "f16", "i8", "i4", "w8a8"] as const) for (const D o
   });
 }
 
+test("embed takes the best of what threads found in the pass before", () => {
+  const D = 37, vocab = 21, table = random(vocab * D, 1), ids = [0, 20, 7];
+  for (const n of [1, 2, 5]) {
+    const m = m0(), found = m.alloc(12 * n * ids.length), dst = m.alloc(4 * D * ids.length), given = m.alloc(4 * D * ids.length), logits = new Float32Array(vocab);
+    ids.forEach((id, row) => {
+      logits.fill(-1).fill(3, id); // the lowest of equals
+      m.run("argmax", { dst: found + 12 * n * row, x: m.put(logits), N: vocab, bans: 0 }, n);
+    });
+    const shape = { ldd: D, table: m.put(pack("f32", table, vocab, D)), format: formats.f32, ldi: 0, M: ids.length, D, scale: 3 };
+    const positions = m.put(Uint32Array.from([2, 3, 4], (position) => m.put(sinusoids(position, 1, D, 1)))), none = m.put(new Int32Array(3));
+    m.run("embed", { dst: given, ids: m.put(Int32Array.from(ids)), positions, ...shape }, n);
+    m.run("embed", { dst, ids: none, positions, found, ...shape }, n);
+    assertSameBits(m.floats(dst, D * ids.length), m.floats(given, D * ids.length), `${n} threads`);
+  }
+});
+
 test("argmax finds the best and second without the banned ids, takes the lowest of equals, and leaves the logits as they were", () => {
   const x = random(1201, 4);
   x[700] = x[33] = 2;
