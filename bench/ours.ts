@@ -144,7 +144,10 @@ async function phase(what: string, tokens = 16): Promise<number[]> {
   const before = Number(context) - 8, sequence = await text(before), samples: number[] = [];
   // the first guess is always wrong, as its ban sees to: each pass is one token further on
   const guesses = Array.from({ length: Number(rows) - 1 }, (_, i) => 20 + i), banned = [guesses, ...guesses.map(() => [])];
-  for (let i = 0, id = 10; i < tokens; i++) samples.push(await timed(async () => ([[{ id }]] = await engine.choose([{ sequence, ids: [id, ...guesses], banned }]))));
+  for (let i = 0, id = 10; i < tokens; i++) {
+    const question = { sequence, ids: [id, ...guesses], banned, next: i < tokens - 1 };
+    samples.push(await timed(async () => ([[{ id }]] = await engine.choose([question]))));
+  }
   sequence.cache.length = sequence.known = before;
   return samples;
 }

@@ -4,6 +4,7 @@
 import type { Backend } from "./backend/backend.js";
 import { capabilities, createWasmBackend, type WasmOptions } from "./backend/wasm/wasm.js";
 import { type CacheDtype, cacheDtypeOf, type Dtype, type DtypeName, dtypeOf } from "./dtype.js";
+import { Kosmos2Error } from "./errors.js";
 import { type GenerationConfig, readGenerationConfig } from "./generate/config.js";
 import { agreed, Habits } from "./generate/guess.js";
 import { Pace } from "./generate/pace.js";
@@ -11,13 +12,13 @@ import { Cache, type CacheFormat } from "./graph/cache.js";
 import type { Matrix } from "./graph/graph.js";
 import { bytesOf, type Memory } from "./graph/memory.js";
 import { inIntegers } from "./graph/record.js";
-import { BANS, Batch, type Choice, chosen, type Pass, Recorder, roomFor, storedRows } from "./graph/recorder.js";
+import { BANS, Batch, type Choice, chosen, type NextTokens, type Pass, Recorder, roomFor, storedRows } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
 import { latents, predict, type Projected, read, see, states, type Weights as Handles } from "./model/kosmos2.js";
 import { interpolatePositions } from "./model/positions.js";
 import { cacheShape, estimate, headWidthOf, refuseTooLarge } from "./memory.js";
-import { Passes, type Stages } from "./passes.js";
+import { Passes, type Run, type Stages } from "./passes.js";
 import { measureLimits, type Profile, Profiler } from "./profile.js";
 import { countOf, type Prefix, type Text } from "./prefix.js";
 import { warmUp } from "./warm-up.js";
@@ -61,6 +62,11 @@ export interface Reading extends Text {
 /** A reading after whose last rows tokens are chosen: one after each list of ids that may not be. All but the first of those rows are guesses. */
 export interface Question extends Reading {
   readonly banned: readonly (readonly number[])[];
+  /**
+   * Whether the token that is chosen will most likely be read next, alone, with room for it, and no ban on what follows: then threads go on to it while the
+   * host still learns which one it is. Default false
+   */
+  readonly next?: boolean;
 }
 
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
@@ -75,6 +81,9 @@ const PREFIXES = 4;
 /** Plans that a sequence keeps: more than the numbers of guesses that one text can have; batches have many combinations. */
 const PLANS = 8;
 
+/** Stands for a token that is not known yet, and is none. */
+const UNKNOWN = -1;
+
 /** A pass that reads as many tokens more in the same sequences: recorded once, run for many tokens. */
 interface Plan {
   readonly pass: Pass;
@@ -82,8 +91,31 @@ interface Plan {
   /** Rows of each sequence that it has room for. */
   readonly rooms: readonly number[];
   /** What it reads when it is written again. */
-  readonly tokens: { ids: number[]; positions: number[] };
+  readonly batch: Batch;
+  readonly tokens: NextTokens;
   readonly banned: (readonly number[])[];
+}
+
+/** Questions whose answers are under way. */
+interface Asked {
+  /** When it was asked; or, of what was asked ahead, when it could have been. */
+  since: number;
+  readonly run: Run;
+  readonly plan: Plan;
+  /** Whether the plan was there already. */
+  readonly again: boolean;
+  /** Of each sequence, rows that are read, and tokens known when they are. */
+  readonly rows: readonly number[];
+  readonly known: readonly number[];
+}
+
+/** The same, asked before the host knows which tokens it is about. */
+interface Ahead extends Asked {
+  readonly signal: AbortSignal | undefined;
+  /** Rows that each sequence must have by then. */
+  readonly lengths: readonly number[];
+  /** The tokens, once they are known. */
+  ids?: readonly number[];
 }
 
 export class Engine {
@@ -97,6 +129,7 @@ export class Engine {
   readonly pace = new Pace();
   private latents: Projected | undefined;
   private readonly passes: Passes;
+  private ahead: Ahead | undefined;
   /** Those that keep something; the last used stand last. */
   private readonly prefixes = new Set<Prefix>();
   /** The backend's; what is only kept in case is given up when there is no more. */
@@ -234,7 +267,8 @@ export class Engine {
   }
 
   end(sequence: Sequence): void {
-    sequence.cache.free();
+    this.forgo(sequence);
+    this.passes.whenQuiet(() => sequence.cache.free());
   }
 
   /**
@@ -245,58 +279,109 @@ export class Engine {
    */
   async choose(questions: readonly Question[], signal?: AbortSignal): Promise<Choice[][]> {
     return this.passes.inTurn(signal, async () => {
-      const { tokens, rows, images, commit } = this.arrange(questions);
-      const banned = questions.flatMap((question) => question.banned);
-      const { plans } = questions[0].sequence, shape = rows.join();
-      let plan = plans.get(shape);
-      const known = plan !== undefined && serves(plan, questions);
-      if (plan && known) {
-        Object.assign(plan.tokens, tokens);
-        plan.banned.splice(0, banned.length, ...banned);
-      } else {
-        const g = this.recorder();
-        const asked = questions.map((question) => question.banned.length);
-        const x = read(g, tokens, this.imageInput(g, images), this.batch(questions, rows), this.handles, this.config.textConfig, asked);
-        g.argmax("choice", predict(g, x, this.handles, this.config.textConfig), banned);
-        const sequences = questions.map(({ sequence }) => sequence);
-        plan = { pass: g.finish(), sequences, tokens, banned, rooms: sequences.map(({ cache }, i) => roomFor(cache.length + rows[i])) };
-        if (questions.every(again)) {
-          plans.delete(shape);
-          if (plans.size === PLANS) plans.delete(plans.keys().next().value!);
-          plans.set(shape, plan);
-        }
+      const asked = this.foreseen(questions, signal) ?? (await this.passes.quiet(), this.ask(questions, signal));
+      const next = this.goOn(asked, questions, signal);
+      try {
+        const { data } = (await asked.run.kept).get("choice")!, now = performance.now();
+        if (asked.again) this.pace.note(asked.plan.banned.length, now - asked.since);
+        const best = chosen(data, this.backend.threads);
+        let row = 0;
+        const choices = questions.map((question) => {
+          const made = question.banned.map(() => best[row++]);
+          return agreed(question.ids.slice(question.ids.length - made.length + 1), made);
+        });
+        this.commit(questions, asked.rows, questions.map((question, i) => question.banned.length - choices[i].length));
+        if (next) Object.assign(next, { ids: choices.map(([{ id }]) => id), since: now });
+        return choices;
+      } catch (error) {
+        for (const { sequence } of questions) this.forgo(sequence);
+        throw error;
       }
-      const since = performance.now();
-      const { data } = (await this.passes.run(questions.every(again) ? "decode" : "prefill", plan.pass, signal)).get("choice")!;
-      if (known) this.pace.note(banned.length, performance.now() - since);
-      const best = chosen(data, this.backend.threads);
-      let row = 0;
-      const choices = questions.map((question) => {
-        const made = question.banned.map(() => best[row++]);
-        return agreed(question.ids.slice(question.ids.length - made.length + 1), made);
-      });
-      commit(questions.map((question, i) => question.banned.length - choices[i].length));
-      return choices;
     });
+  }
+
+  /** @param before what must have been answered first, if threads are to go on from it to this */
+  private ask(questions: readonly Question[], signal: AbortSignal | undefined, before?: Asked): Asked {
+    const since = performance.now();
+    const { tokens, rows, known, images } = this.arrange(questions, before);
+    const { plans } = questions[0].sequence, shape = `${before ? 1 - before.run.arena : 0} ${rows}`, banned = questions.flatMap((question) => question.banned);
+    let plan = plans.get(shape);
+    const again = plan !== undefined && serves(plan, questions, before);
+    if (plan && again) {
+      Object.assign(plan.tokens, tokens);
+      plan.banned.splice(0, banned.length, ...banned);
+      plan.batch.before = before?.rows;
+    } else {
+      const g = this.recorder(), batch = this.batch(questions, rows);
+      batch.before = before?.rows;
+      const x = read(g, tokens, this.imageInput(g, images), batch, this.handles, this.config.textConfig, questions.map((question) => question.banned.length));
+      g.argmax("choice", predict(g, x, this.handles, this.config.textConfig), banned);
+      const rooms = batch.sequences.map(({ seen }) => roomFor(seen()));
+      plan = { pass: g.finish(), sequences: questions.map(({ sequence }) => sequence), rooms, batch, tokens, banned };
+      if (questions.every(readsOn)) {
+        plans.delete(shape);
+        if (plans.size === PLANS) plans.delete(plans.keys().next().value!);
+        plans.set(shape, plan);
+      }
+    }
+    const run = this.passes.start(questions.every(readsOn) ? "decode" : "prefill", plan.pass, signal, before?.run);
+    return { since, run, plan, again, rows, known };
+  }
+
+  /** Lets threads go on to what will be asked next, where that is likely enough (`Question.next`) and nobody else waits. */
+  private goOn(asked: Asked, questions: readonly Question[], signal: AbortSignal | undefined): Ahead | undefined {
+    const { passes } = this;
+    if (this.ahead || !passes.free || !passes.holds(asked.run) || !questions.every(({ next, banned }) => next && banned.length === 1)) return undefined;
+    const next = questions.map(({ sequence }): Question => ({ sequence, ids: [UNKNOWN], banned: [[]] }));
+    try {
+      return (this.ahead = { ...this.ask(next, signal, asked), signal, lengths: questions.map(({ sequence }, i) => sequence.cache.length + asked.rows[i]) });
+    } catch (error) {
+      if (error instanceof Kosmos2Error && error.code === "memory-exhausted") return undefined; // it was only in case
+      throw error;
+    }
+  }
+
+  /** What threads went on to, if it is what is asked now. */
+  private foreseen(questions: readonly Question[], signal: AbortSignal | undefined): Asked | undefined {
+    const { ahead } = this, { padTokenId } = this.config.textConfig;
+    const same = ahead && ahead.signal === signal && questions.length === ahead.rows.length && questions.every((question, i) => {
+      const { sequence, ids: [id], banned: [ban] } = question;
+      return readsOn(question) && question.ids.length === 1 && id === ahead.ids?.[i] && id !== padTokenId && ban.length === 0 &&
+        sequence === ahead.plan.sequences[i] && sequence.cache.length === ahead.lengths[i];
+    });
+    if (same) this.ahead = undefined;
+    else for (const { sequence } of questions) this.forgo(sequence);
+    return same ? ahead : undefined;
+  }
+
+  /** Gives up what threads went on to in this text. */
+  private forgo(sequence: Sequence): void {
+    const { ahead } = this;
+    if (!ahead?.plan.sequences.includes(sequence)) return;
+    this.ahead = undefined;
+    if (!ahead.run.ended) this.backend.abort(); // nothing else runs: others wait until it has ended
   }
 
   /** Reads on in each sequence; keeps the logits of all rows read (stage `logits`) and the stages asked for. */
   read(readings: readonly Reading[], options: { signal?: AbortSignal; stages?: readonly string[]; logits?: boolean }): Promise<Stages> {
     return this.passes.inTurn(options.signal, async () => {
-      const { tokens, rows, images, commit } = this.arrange(readings);
+      const { tokens, rows, images } = this.arrange(readings);
       const g = this.recorder(options.stages);
       const x = read(g, tokens, this.imageInput(g, images), this.batch(readings, rows), this.handles, this.config.textConfig);
       if (options.logits ?? true) g.keep("logits", predict(g, x, this.handles, this.config.textConfig));
       else states(g, x, this.handles, this.config.textConfig);
       const kept = await this.passes.run("prefill", g.finish(), options.signal);
-      commit();
+      this.commit(readings, rows);
       return kept;
     });
   }
 
   /** What all passes cost that run until `work` is done. */
   async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
-    const limits = await this.passes.inTurn(undefined, () => measureLimits(this.backend, this.weights.matrix("text_model.model.embed_tokens")));
+    const limits = await this.passes.inTurn(undefined, async () => {
+      await this.passes.quiet();
+      return measureLimits(this.backend, this.weights.matrix("text_model.model.embed_tokens"));
+    });
     const profiler = new Profiler(limits);
     this.passes.profilers.add(profiler);
     try {
@@ -311,34 +396,49 @@ export class Engine {
     await this.backend.dispose();
   }
 
-  /** The tokens of a batch one sequence after the other, with their positions; makes room for them in the caches. */
-  private arrange(readings: readonly Reading[]) {
+  /**
+   * The tokens of a batch one sequence after the other, with their positions; makes room for them in the caches.
+   *
+   * @param before what is read and chosen before that, if it isn't yet
+   */
+  private arrange(readings: readonly Reading[], before?: Asked) {
     const { padTokenId } = this.config.textConfig;
-    const ids: number[] = [], positions: number[] = [], rows: number[] = [];
+    const ids: number[] = [], positions: number[] = [], rows: number[] = [], known: number[] = [];
     const images: Float32Array[] = [];
     let imageRows = 0;
-    for (const { sequence, ...reading } of readings) {
-      let count = sequence.known;
+    for (const [i, { sequence, ...reading }] of readings.entries()) {
+      let count = before?.known[i] ?? sequence.known;
       const start = ids.length;
-      reading.ids.forEach((id, i) => {
+      reading.ids.forEach((id, at) => {
         const pad = id === padTokenId;
         if (!pad) count++;
-        if (reading.mask?.[i] === 0) return;
-        ids.push(reading.places?.[i] ? -1 - imageRows++ : id);
+        if (reading.mask?.[at] === 0) return;
+        ids.push(reading.places?.[at] ? -1 - imageRows++ : id);
         positions.push(pad ? padTokenId : padTokenId + count);
       });
       if (reading.images) images.push(reading.images);
       rows.push(ids.length - start);
-      sequence.cache.reserve(ids.length - start);
+      known.push(count);
+      sequence.cache.reserve((before?.rows[i] ?? 0) + ids.length - start);
     }
     this.sinusoids.reserve(positions.reduce((last, position) => Math.max(last, position), 0));
-    /** @param wrong how many of each one's last ids were guessed wrong */
-    const commit = (wrong?: readonly number[]) => readings.forEach(({ sequence, ids }, i) => {
+    const tokens: NextTokens = { ids, positions, found: before && before.run.address + before.plan.pass.kept.get("choice")!.offset };
+    return { tokens, rows, known, images: images.length ? { data: joined(images), rows: imageRows } : undefined };
+  }
+
+  /**
+   * Takes in what was read.
+   *
+   * @param rows that each sequence read
+   * @param wrong how many of each one's last ids were guessed wrong
+   */
+  private commit(readings: readonly Reading[], rows: readonly number[], wrong?: readonly number[]): void {
+    const { padTokenId } = this.config.textConfig;
+    for (const [i, { sequence, ids }] of readings.entries()) {
       const right = ids.length - (wrong?.[i] ?? 0);
       sequence.cache.length += rows[i] - (ids.length - right);
       for (let at = 0; at < right; at++) if (ids[at] !== padTokenId) sequence.known++;
-    });
-    return { tokens: { ids, positions }, rows, images: images.length ? { data: joined(images), rows: imageRows } : undefined, commit };
+    }
   }
 
   private recorder(stages: readonly string[] = []): Recorder {
@@ -366,13 +466,13 @@ export class Engine {
 }
 
 /** Whether a pass for this question can be run again for the next tokens. */
-const again = ({ ids, banned, mask, places, images }: Question) => ids.length === banned.length && !mask && !places && !images;
+const readsOn = ({ ids, banned, mask, places, images }: Question) => ids.length === banned.length && !mask && !places && !images;
 
 /** Whether a plan of the right numbers of rows can read on in these very sequences. */
-function serves(plan: Plan, questions: readonly Question[]): boolean {
+function serves(plan: Plan, questions: readonly Question[], before?: Asked): boolean {
   return questions.length === plan.sequences.length && questions.every((question, i) => {
-    const { sequence, ids, banned } = question;
-    return sequence === plan.sequences[i] && again(question) && sequence.cache.length + ids.length <= plan.rooms[i] && banned.every((list) => list.length <= BANS);
+    const { sequence, ids, banned } = question, rows = sequence.cache.length + (before?.rows[i] ?? 0) + ids.length;
+    return sequence === plan.sequences[i] && readsOn(question) && rows <= plan.rooms[i] && banned.every((list) => list.length <= BANS);
   });
 }
 

@@ -49,7 +49,7 @@ export interface EstimateOptions extends Pick<OpenOptions, "signal" | "revision"
 
 /** All that wasm32 can address. */
 export const addressable = 2 ** 32;
-/** Two chunks while loading, lists of records, tables. */
+/** Two chunks while loading, lists of records, tables, the results of a pass that threads go on to by themselves. */
 const BESIDES = 2 ** 23;
 
 /**

@@ -388,10 +388,10 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
       });
       const isNew = sequences.every(({ cache }) => cache.length === 0);
       const tokens = greedy(rows.map(({ read }) => read), async (steps) => {
-        const choices = await this.engine.choose(steps.map(({ row, ids, banned }): Question => {
+        const choices = await this.engine.choose(steps.map(({ row, ids, banned, next }): Question => {
           const begin = begins[row];
           begins[row] = undefined;
-          return { ...(begin ?? { sequence: sequences[row], ids }), banned };
+          return { ...(begin ?? { sequence: sequences[row], ids }), banned, next };
         }), signal);
         if (timings.prefillMs === 0) {
           timings.prefillMs = lap();

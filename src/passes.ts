@@ -1,4 +1,7 @@
-/** Passes over a backend's memory: one at a time and first come, first served. Their results lie in an arena until the next one. */
+/**
+ * Passes over a backend's memory: one at a time and first come, first served. Their results lie in an arena until the next one; in a second arena, where
+ * threads go on to a pass by themselves.
+ */
 import type { Backend } from "./backend/backend.js";
 import type { Memory } from "./graph/memory.js";
 import type { Pass } from "./graph/recorder.js";
@@ -8,12 +11,27 @@ import type { PassName, Profiler } from "./profile.js";
 /** Stages by name: what was kept. */
 export type Stages = Map<string, { rows: number; columns: number; data: Float32Array }>;
 
+/** A pass under way. */
+export interface Run {
+  /** What the pass keeps. */
+  readonly kept: Promise<Stages>;
+  /** Where its results lie: in which of two arenas, and at which address. */
+  readonly arena: number;
+  readonly address: number;
+  /** How many passes that arena has had. */
+  readonly turn: number;
+  readonly ended: boolean;
+}
+
 export class Passes {
   /** Those that hear what passes cost. */
   readonly profilers = new Set<Profiler>();
   private last: Promise<void> = Promise.resolve();
-  private arena = 0;
-  private arenaBytes = 0;
+  private waiting = 0;
+  private readonly arenas = [{ address: 0, bytes: 0, turns: 0 }, { address: 0, bytes: 0, turns: 0 }];
+  /** Passes that have not ended, and when they will have. */
+  private running = 0;
+  private end: Promise<void> = Promise.resolve();
 
   constructor(private readonly backend: Backend, private readonly memory: Memory) {}
 
@@ -22,29 +40,73 @@ export class Passes {
     const before = this.last;
     let done!: () => void;
     this.last = new Promise((resolve) => (done = resolve));
+    this.waiting++;
     try {
-      await abortable(before, signal); // whoever gives up while waiting hears so at once
+      await abortable(before, signal).finally(() => this.waiting--); // whoever gives up while waiting hears so at once
       return await work();
     } finally {
       void before.then(done);
     }
   }
 
-  /** To be called in one's turn. @returns what the pass keeps */
+  /** Whether threads may go on to another pass by themselves: nobody waits for a turn, or for what each pass costs. */
+  get free(): boolean {
+    return this.backend.queues && this.waiting === 0 && this.profilers.size === 0;
+  }
+
+  /** Whether no other pass has begun where this one's results lie. */
+  holds({ arena, turn }: Run): boolean {
+    return this.arenas[arena].turns === turn;
+  }
+
+  /** All that runs has come to its end: to be waited for, in one's turn, by all who do not begin after a pass that they know of. */
+  async quiet(): Promise<void> {
+    await this.end;
+  }
+
+  /** Does something as soon as nothing runs: at once, or later. */
+  whenQuiet(work: () => void): void {
+    if (this.running) void this.end.then(work);
+    else work();
+  }
+
+  /** A pass alone. @returns what it keeps */
   async run(name: PassName, pass: Pass, signal: AbortSignal | undefined): Promise<Stages> {
-    const { backend, profilers } = this;
-    if (pass.arenaBytes > this.arenaBytes) {
-      if (this.arena) backend.free(this.arena);
-      this.arena = this.arenaBytes = 0;
-      this.arena = this.memory.alloc(pass.arenaBytes);
-      this.arenaBytes = pass.arenaBytes;
+    await this.quiet();
+    return this.start(name, pass, signal).kept;
+  }
+
+  /** @param after what may still be under way: threads go on to this pass when that has ended, and results of both are there meanwhile */
+  start(name: PassName, pass: Pass, signal: AbortSignal | undefined, after?: Run): Run {
+    const arena = after ? 1 - after.arena : 0, address = this.room(arena, pass.arenaBytes);
+    const run = { arena, address, turn: ++this.arenas[arena].turns, ended: false, kept: this.carryOut(name, pass, address, signal) };
+    this.running++;
+    this.end = run.kept.then(() => {}, () => {}).then(() => {
+      this.running--;
+      run.ended = true;
+    });
+    return run;
+  }
+
+  private room(arena: number, bytes: number): number {
+    const room = this.arenas[arena];
+    if (bytes > room.bytes) {
+      if (room.address) this.backend.free(room.address);
+      Object.assign(room, { address: 0, bytes: 0 });
+      room.address = this.memory.alloc(bytes);
+      room.bytes = bytes;
     }
-    const records = pass.at(this.arena, backend), laps = profilers.size ? new Float64Array(pass.count) : undefined;
+    return room.address;
+  }
+
+  private async carryOut(name: PassName, pass: Pass, arena: number, signal: AbortSignal | undefined): Promise<Stages> {
+    const { backend, profilers } = this;
+    const records = pass.at(arena, backend), laps = profilers.size ? new Float64Array(pass.count) : undefined;
     await backend.run(records, pass.count, signal, laps);
     if (laps) for (const profiler of profilers) profiler.note(name, records, laps);
     const kept: Stages = new Map();
     for (const [name, { offset, rows, columns, stride }] of pass.kept) {
-      const bytes = await backend.read(this.arena + offset, rows * stride * 4);
+      const bytes = await backend.read(arena + offset, rows * stride * 4);
       const data = new Float32Array(bytes.buffer, bytes.byteOffset, rows * stride);
       kept.set(name, { rows, columns, data: stride === columns ? data : compact(data, rows, columns, stride) });
     }

@@ -5,6 +5,7 @@ import { Kosmos2Processor } from "kosmos2-wasm";
 import { Engine, type Question, type Sequence } from "#src/engine.js";
 import { greedy } from "#src/generate/greedy.js";
 import { Habits } from "#src/generate/guess.js";
+import type { Choice } from "#src/graph/recorder.js";
 import { openModel } from "#src/weights/source.js";
 import { goldens, noGoldens, random } from "./support.js";
 
@@ -46,6 +47,135 @@ for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
     assert.deepEqual(made, plain);
   });
 }
+
+/** An engine with 2 threads in its rest, how often they went on by themselves since, and what is allocated. */
+async function watched(dtype: "f32" | "i8") {
+  const e = await engine(dtype), passes = e["passes"], counts = { ahead: 0 }, start = passes.start.bind(passes);
+  passes.start = (...given: Parameters<typeof start>) => {
+    if (given[3]) counts.ahead++;
+    return start(...given);
+  };
+  const taken = () => (e.backend as unknown as { heap: { taken: Map<number, number> } }).heap.taken.size;
+  const plain = async (text: readonly number[], length: number) => {
+    const sequence = e.begin(), choices: Choice[] = [];
+    for (let ids = text; choices.length < length; ids = [choices.at(-1)!.id]) choices.push((await e.choose([{ sequence, ids, banned: [[]] }]))[0][0]);
+    e.end(sequence);
+    return choices;
+  };
+  return { e, counts, taken, plain, quiet: () => passes.quiet(), done: () => void (passes.start = start) };
+}
+
+for (const dtype of ["f32", "i8"] as const) {
+  test(`${dtype}: threads that go on by themselves choose the same, in batches too, over the bounds of blocks and plans`, async () => {
+    const { e, counts, plain, done } = await watched(dtype), length = 40, long = Array.from({ length: 240 }, (_, i) => 3 + (i % 50));
+    for (const batch of [[texts[0]], [long], [texts[1], long, texts[0]]]) {
+      const wanted = await Promise.all(batch.map((text) => plain(text, length)));
+      const sequences = batch.map(() => e.begin()), made: Choice[][] = batch.map(() => []);
+      counts.ahead = 0;
+      for (let i = 0; i < length; i++) {
+        const questions = batch.map((text, row) => ({ sequence: sequences[row], ids: i ? [made[row][i - 1].id] : text, banned: [[]], next: i < length - 1 }));
+        (await e.choose(questions)).forEach(([choice], row) => made[row].push(choice));
+      }
+      assert.deepEqual(made, wanted);
+      assert.equal(counts.ahead, length - 1);
+      sequences.forEach((sequence) => e.end(sequence));
+    }
+    done();
+  });
+}
+
+test("what threads went on to in vain changes nothing: another token, a ban, guesses, another text or picture meanwhile, the end", async () => {
+  const { e, counts, taken, plain, quiet, done } = await watched("f32"), [text, other] = texts;
+  const right = await plain(text, 5);
+  const pixels = Float32Array.from(random(3 * 224 * 224, 3)), seen = await e.see(pixels, 224, 224);
+  const ways: Record<string, (sequence: Sequence, id: number) => Promise<unknown>> = {
+    "as foreseen": async (sequence, id) => (await e.choose([{ sequence, ids: [id], banned: [[]] }]))[0],
+    "as foreseen, and further": async (sequence, id) => (await e.choose([{ sequence, ids: [id], banned: [[]], next: true }]))[0],
+    "another token": async (sequence) => (await e.choose([{ sequence, ids: [17], banned: [[]] }]))[0],
+    "a ban": async (sequence, id) => (await e.choose([{ sequence, ids: [id], banned: [[right[1].id]] }]))[0],
+    "guesses": async (sequence, id) => (await e.choose([{ sequence, ids: [id, right[1].id], banned: [[], []] }]))[0],
+    "logits": async (sequence, id) => (await e.read([{ sequence, ids: [id] }], {})).get("logits")!.data,
+    "another signal": async (sequence, id) => (await e.choose([{ sequence, ids: [id], banned: [[]] }], new AbortController().signal))[0],
+    "a picture between": async (sequence, id) => {
+      const found: Choice[] = [];
+      for (let ids = [id]; found.length < 6; ids = [found.at(-1)!.id]) {
+        found.push((await e.choose([{ sequence, ids, banned: [[]], next: found.length < 5 }]))[0][0]); // in one arena and the other
+        assert.deepEqual((await e.see(pixels, 224, 224)).embeds, seen.embeds);
+      }
+      return found;
+    },
+    "another text first": async (sequence, id) => {
+      const second = e.begin(), found = await Promise.all([
+        e.choose([{ sequence: second, ids: other, banned: [[]], next: true }]), e.choose([{ sequence, ids: [id], banned: [[]] }]),
+      ]);
+      e.end(second);
+      return found.map(([choices]) => choices);
+    },
+    "the end": async () => {},
+  };
+  let before = 0;
+  for (const [way, ask] of Object.entries(ways)) {
+    const found: unknown[] = [];
+    for (const next of [false, true]) {
+      counts.ahead = 0;
+      const sequence = e.begin(), [[{ id }]] = await e.choose([{ sequence, ids: text, banned: [[]], next }]), rest: Choice[] = [];
+      assert.equal(counts.ahead, next ? 1 : 0);
+      const asked = await ask(sequence, id);
+      for (let ids = [23]; rest.length < 3; ids = [rest.at(-1)!.id]) rest.push((await e.choose([{ sequence, ids, banned: [[]], next }]))[0][0]);
+      found.push([asked, rest]);
+      e.end(sequence);
+      await quiet();
+    }
+    assert.deepEqual(found[1], found[0], way);
+    before ||= taken(); // there is a second arena now
+  }
+  assert.deepEqual(await plain(text, 5), right);
+  await quiet();
+  assert.equal(taken(), before, "all is given back");
+  done();
+});
+
+test("threads go on by themselves neither while another call waits nor while a profile is taken, nor without shared memory", async () => {
+  const { e, counts, done } = await watched("f32"), [sequence, second] = [e.begin(), e.begin()];
+  await Promise.all([e.choose([{ sequence, ids: texts[0], banned: [[]], next: true }]), e.choose([{ sequence: second, ids: texts[1], banned: [[]] }])]);
+  await e.profile(() => e.choose([{ sequence, ids: [17], banned: [[]], next: true }]));
+  assert.equal(counts.ahead, 0);
+  for (const each of [sequence, second]) e.end(each);
+  done();
+  const own = await Engine.load(await openModel("kosmos2-emoji", {}), { dtype: "f32", shared: false }), text = own.begin();
+  const [[{ id }]] = await own.choose([{ sequence: text, ids: texts[0], banned: [[]], next: true }]);
+  assert.equal(own["ahead"], undefined);
+  assert.equal((await own.choose([{ sequence: text, ids: [id], banned: [[]], next: true }])).length, 1);
+  await own.dispose();
+});
+
+test("an abort ends what threads went on to as well, and the engine goes on", async () => {
+  const { e, taken, plain, quiet, done } = await watched("f32"), right = await plain(texts[0], 5), before = taken();
+  for (const early of [true, false]) {
+    const controller = new AbortController(), reason = new Error("enough"), sequence = e.begin();
+    let choice = e.choose([{ sequence, ids: texts[1], banned: [[]], next: true }], controller.signal);
+    if (!early) {
+      const [[{ id }]] = await choice;
+      choice = e.choose([{ sequence, ids: [id], banned: [[]], next: true }], controller.signal);
+    }
+    controller.abort(reason);
+    await assert.rejects(choice, reason);
+    e.end(sequence);
+    assert.deepEqual(await plain(texts[0], 5), right);
+  }
+  await quiet();
+  assert.equal(taken(), before);
+  done();
+});
+
+test("an engine can be disposed of while threads go on by themselves", async () => {
+  const e = await Engine.load(await openModel("kosmos2-emoji", {}), { dtype: "f32", threads: 2 }), sequence = e.begin();
+  const [[{ id }]] = await e.choose([{ sequence, ids: texts[0], banned: [[]], next: true }]);
+  assert.ok(e["ahead"]);
+  await e.dispose();
+  await assert.rejects(e.choose([{ sequence, ids: [id], banned: [[]] }]), (error: Error & { code?: string }) => error.code === "disposed");
+  e.end(sequence);
+});
 
 for (const dtype of ["f32", "i8"] as const) {
   test(`${dtype}: a choice leaves out what no later row needs, and finds the very logits of a reading of all rows, in batches too`, async () => {

@@ -7,6 +7,9 @@
 import { guess, type Guesses, type Habits, worthwhile } from "./guess.js";
 import { bannedByNgrams } from "./ngram.js";
 
+/** After so many passes without guesses it is thought that the next one has none either. */
+const CALM = 3;
+
 /** Why a row ended: an end token, `maxNewTokens`, or no room left in the context. */
 export type Stop = "eos" | "length" | "context";
 
@@ -32,6 +35,8 @@ export interface Step {
   readonly ids: readonly number[];
   /** Ids that may not be chosen: after the last id that is no guess, and after each guess. */
   readonly banned: readonly (readonly number[])[];
+  /** Whether the chosen id will most likely be read next, alone: there is room for it, and there were no guesses lately. */
+  readonly next: boolean;
 }
 
 /**
@@ -55,6 +60,8 @@ export async function* greedy(
     if (each.all.length - each.prompt >= maxNewTokens) each.stop ??= "length";
     else if (each.all.length >= contextSize) each.stop ??= "context";
   };
+  /** Passes since there was a guess. */
+  let calm = lookahead > 0 ? 0 : Infinity;
   rows.forEach(settle);
   for (let given = 0; ; ) {
     const running = rows.filter((each) => !each.stop);
@@ -64,9 +71,11 @@ export async function* greedy(
       return habits && read > 0 ? guess(habits, all, Math.min(lookahead, room), bans, eosTokenId) : { ids: [], chances: [], banned: [bans(all)] };
     });
     const counts = worthwhile(guesses.map(({ chances }) => chances), cost);
-    const chosen = await choose(running.map(({ row, all, read }, i) => (
-      { row, ids: [...all.slice(read), ...guesses[i].ids.slice(0, counts[i])], banned: guesses[i].banned.slice(0, counts[i] + 1) }
-    )));
+    calm = counts.some((count) => count > 0) ? 0 : calm + 1;
+    const chosen = await choose(running.map(({ row, all, read, prompt }, i) => ({
+      row, ids: [...all.slice(read), ...guesses[i].ids.slice(0, counts[i])], banned: guesses[i].banned.slice(0, counts[i] + 1),
+      next: calm >= CALM && all.length + 1 < Math.min(prompt + maxNewTokens, contextSize),
+    })));
     for (const [i, each] of running.entries()) {
       each.read = each.all.length + chosen[i].length - 1;
       for (const id of chosen[i]) {

@@ -39,7 +39,7 @@ export class Cache {
     this.table = memory.alloc(4 * Math.ceil(capacity / BLOCK));
   }
 
-  /** Makes room for `rows` more; call it between runs. */
+  /** Makes room for `rows` more, which no run may need yet. */
   reserve(rows: number): void {
     if (this.length + rows > this.capacity) throw new RangeError(`Cannot cache ${this.length + rows} rows: room for ${this.capacity}`);
     const known = this.blocks.length;

@@ -110,12 +110,17 @@ interface Fresh extends KeysValues {
 /** Caches with the rows that this pass adds to each. */
 export class Batch implements Past {
   readonly rows: readonly number[];
+  /** Rows of each sequence that are not in its cache yet: the pass before, which is under way, adds them. */
+  before: readonly number[] | undefined;
   /** `position` and `seen` are one for all layers, so that a pass that runs again asks them once. */
   readonly sequences: readonly { readonly cache: Cache; readonly rows: number; readonly position: Late; readonly seen: Late }[];
 
   constructor(sequences: readonly { readonly cache: Cache; readonly rows: number }[]) {
     this.rows = sequences.map((sequence) => sequence.rows);
-    this.sequences = sequences.map(({ cache, rows }) => ({ cache, rows, position: () => cache.length, seen: () => cache.length + rows }));
+    this.sequences = sequences.map(({ cache, rows }, i) => {
+      const position = () => cache.length + (this.before?.[i] ?? 0);
+      return { cache, rows, position, seen: () => position() + rows };
+    });
   }
 }
 
@@ -139,6 +144,11 @@ export interface Pass {
   at(arena: number, memory: Pick<Memory, "write">): Uint8Array;
   /** Where in the arena each kept result is, and its shape. */
   readonly kept: ReadonlyMap<string, { offset: number; rows: number; columns: number; stride: number }>;
+}
+
+/** What a pass reads that may go on with what the one before chooses: then `found` is where `argmax` left that, and ids count for nothing. */
+export interface NextTokens extends Tokens {
+  readonly found?: number;
 }
 
 /** A pass is recorded for a few more rows than there are, so that it serves for many tokens. */
@@ -334,7 +344,7 @@ export class Recorder implements Graph {
       }
       row += rows;
       return {
-        rows: asking[i], seen, room: roomFor(cache.length + rows), causal: true, format, behind: {},
+        rows: asking[i], seen, room: roomFor(seen()), causal: true, format, behind: {},
         keyTable: table, keyOffset: cache.offset(layer, "keys"), valueTable: table, valueOffset: cache.offset(layer, "values"),
       };
     });
@@ -384,14 +394,14 @@ export class Recorder implements Graph {
     return dst;
   }
 
-  embed(tokens: Tokens, table: Linear, { scale, images }: { scale: number; images?: Matrix }): Matrix {
+  embed(tokens: NextTokens, table: Linear, { scale, images }: { scale: number; images?: Matrix }): Matrix {
     const { address, format, inputs } = table as StoredLinear, positions = this.positions!;
     const dst = this.rowsOf(tokens.ids.length, inputs);
     const ids = this.inputBytes(4 * dst.rows, () => bytesOf(Int32Array.from(tokens.ids)));
     const where = this.inputBytes(4 * dst.rows, () => bytesOf(Uint32Array.from(tokens.positions, (p) => positions.address(p))));
     this.record(
       "embed",
-      { ldd: dst.stride, table: address, format: formats[format], ldi: (images as Rows | undefined)?.stride ?? 0, M: dst.rows, D: inputs, scale },
+      { ldd: dst.stride, table: address, format: formats[format], ldi: (images as Rows | undefined)?.stride ?? 0, M: dst.rows, D: inputs, scale, found: () => tokens.found ?? 0 },
       { dst, ids, positions: where, ...(images && { images: images as Rows }) },
     );
     return dst;

@@ -30,7 +30,7 @@ export class SinusoidTable {
 
   constructor(private readonly memory: Memory, private readonly width: number, private readonly padId: number) {}
 
-  /** Makes all positions up to `last` known; call it between runs. */
+  /** Makes all positions up to `last` known; no run may need them yet. */
   reserve(last: number): void {
     while (this.blocks.length * BLOCK <= last) {
       const from = this.blocks.length * BLOCK;

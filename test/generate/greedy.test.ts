@@ -40,6 +40,21 @@ test("greedy tells which ids may not be chosen, prompt included", async () => {
   assert.deepEqual(banned, [[6]]);
 });
 
+test("greedy foresees that a token is read next while there is room, and none was guessed lately", async () => {
+  const nexts = async (some: Partial<GreedyOptions>, ids: (at: number) => number = () => 5) => {
+    const found: boolean[] = [];
+    const steps = greedy([[1, 2]], async ([{ next, banned }]) => (found.push(next), [banned.map((_, i) => ids(found.length + i))]), { ...options, ...some });
+    while (!(await steps.next()).done);
+    return found;
+  };
+  assert.deepEqual(await nexts({ maxNewTokens: 4 }), [true, true, true, false]);
+  assert.deepEqual(await nexts({ maxNewTokens: 9, contextSize: 5 }), [true, true, false]);
+  assert.deepEqual(await nexts({ maxNewTokens: 6, lookahead: 3, habits: new Habits() }, (at) => 10 + at), [false, false, true, true, true, false]);
+  const habits = new Habits();
+  for (let i = 0; i < 9; i++) habits.learn([7, 7, 7, 7]);
+  assert.ok((await nexts({ maxNewTokens: 9, lookahead: 1, habits }, () => 7)).every((next) => !next), "each pass has a guess");
+});
+
 /** A model that knows numbers only: mostly a function of the last two ids, now and then of the whole text, so that guesses are right and wrong. */
 function fake(prompts: readonly (readonly number[])[], seed: number, vocabulary: number, end: number) {
   const texts: number[][] = prompts.map(() => []);

@@ -17,8 +17,10 @@ export const word = {
   count: CONTROL / 4 + 18,
   /** Where thread 0 writes how long each record took, in f64; 0: nowhere. */
   laps: CONTROL / 4 + 20,
+  /** How many records come before one that threads share as they come to it. */
+  alone: CONTROL / 4 + 22,
   /** How many threads have left the current job. */
-  left: CONTROL / 4 + 22,
+  left: CONTROL / 4 + 24,
   /** One word a thread: 1 while it waits for a message and not for `job`. */
   parked: CONTROL / 4 + 32,
 } as const;

@@ -12,6 +12,7 @@ import type { WasmUrl } from "../../platform/modules.js";
 import type { Backend } from "../backend.js";
 import { Compute } from "./compute.js";
 import { Code, HEAP, MAX_THREADS, type Order, type Report, word } from "./control.js";
+import { beforeProducts } from "../../graph/record.js";
 import { abortable } from "../../pause.js";
 import { Heap } from "./heap.js";
 
@@ -346,6 +347,7 @@ class SharedBackend extends WasmBackend {
     Atomics.store(words, word.list + odd, list);
     Atomics.store(words, word.count + odd, count);
     Atomics.store(words, word.laps + odd, address);
+    Atomics.store(words, word.alone + odd, laps ? 0 : beforeProducts(new DataView(this.memory.buffer, list), count));
     for (const worker of workers) worker.busy(true);
     const code = await new Promise<Code>((resolve) => {
       waiting.push(resolve);

@@ -65,6 +65,8 @@ function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembl
   const kernels = new WebAssembly.Instance(module, { env: { memory, sleep } }).exports as unknown as Kernels;
   const parked = word.parked + t;
   let job = 0;
+  /** How the last job ended, if the next one was there by then: the host hears of it where others need not wait for a thread that it takes the place of. */
+  let untold: Code | undefined;
 
   function serve(): void {
     Atomics.store(words, parked, 0);
@@ -76,15 +78,22 @@ function sharedThread(port: Port, module: WebAssembly.Module, memory: WebAssembl
       }
       if (Atomics.load(words, word.job) === job) continue;
       job = (job + 1) | 0; // the host may be one further
-      const [list, count, laps] = [word.list, word.count, word.laps].map((each) => Atomics.load(words, each + (job & 1)) >>> 0);
-      const code = laps ? lapped(list, count, laps) : kernels.run(list, count, t, n, CONTROL);
+      const [list, count, laps, alone] = [word.list, word.count, word.laps, word.alone].map((each) => Atomics.load(words, each + (job & 1)) >>> 0);
+      let code = Code.done, done = 0;
+      if (untold !== undefined) {
+        code = kernels.run(list, (done = alone), t, n, CONTROL);
+        port.post({ type: "done", code: untold });
+        untold = undefined;
+      }
+      if (code === Code.done) code = laps ? lapped(list, count, laps) : kernels.run(list + done * RECORD_BYTES, count - done, t, n, CONTROL);
       if (code === Code.poisoned) return;
       Atomics.add(words, word.left, 1);
       if (t === 0) {
         // The host clears flags for the next job, or words of this one, so nobody may still be reading them.
         while (Atomics.load(words, word.left) < n) if (Atomics.load(words, word.poison)) return;
         Atomics.store(words, word.left, 0);
-        port.post({ type: "done", code });
+        if (Atomics.load(words, word.job) === job) port.post({ type: "done", code });
+        else untold = code;
       }
     }
   }
