@@ -31,7 +31,7 @@
  * f32 totals are in memory between groups: as locals V8 would keep some of them in registers throughout, and then has none left for
  * the sums, one of which it would store and load in every step.
  */
-import { finish, keep } from "./epilogue";
+import { finishFrom, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
 import { fourScales, I8_STEP, panelBytes, SCALES } from "./pack";
 import { EIGHT, Format, GROUP, Matmul, SCRATCH, singles } from "./record";
@@ -93,7 +93,6 @@ function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format:
       if (last) store8(op, first + ((e - e0) << 3), p << 4, total);
     }
   }
-  if (op.activation) finish(op, first, min(op.M - first, (e1 - e0) << 3), p << 4, 2);
 }
 
 /** Of 16 outputs of int8, whose group is at `from`, `inputs` of it. */
@@ -136,8 +135,8 @@ function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize
 }
 
 /**
- * A group of eight rows by 16 outputs, added to what totals were at `was`, [rows 0 … 3, 4 … 7][outputs 0 … 7, 8 … 15][4][8]. `sums`: two quarters to
- * put aside. After each product it touches a byte, the first at `next`, `nextStep` apart.
+ * A group of eight rows by 16 outputs, added to what totals were at `was`, [8 rows][16 outputs]. `sums`: two quarters to put aside. After each product it
+ * touches a byte, the first at `next`, `nextStep` apart.
  */
 function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usize, totals: usize, sums: usize, next: usize, nextStep: usize): void {
   let wScales = w;
@@ -178,13 +177,13 @@ function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usiz
       continue;
     }
     // C11, C21, C22, C12
-    const lower = product == 4 || product == 5, right = product > 4, at: usize = (lower ? 256 : 0) + (right ? 128 : 0);
+    const lower = product == 4 || product == 5, right = product > 4, at: usize = (lower ? 256 : 0) + (right ? 32 : 0);
     let rows = scales + (lower ? 4 * scaleStep : 0), q = v128.load32_splat(rows);
     const wa = v128.load(wScales + (right ? 32 : 0)), wb = v128.load(wScales + (right ? 32 : 0), 16), to = totals + at, from = was + at;
     add(to, from, a0, wa, q, 0); add(to, from, b0, wb, q, 16);
-    q = v128.load32_splat(rows += scaleStep); add(to, from, a1, wa, q, 32); add(to, from, b1, wb, q, 48);
-    q = v128.load32_splat(rows += scaleStep); add(to, from, a2, wa, q, 64); add(to, from, b2, wb, q, 80);
-    q = v128.load32_splat(rows += scaleStep); add(to, from, a3, wa, q, 96); add(to, from, b3, wb, q, 112);
+    q = v128.load32_splat(rows += scaleStep); add(to, from, a1, wa, q, 64); add(to, from, b1, wb, q, 80);
+    q = v128.load32_splat(rows += scaleStep); add(to, from, a2, wa, q, 128); add(to, from, b2, wb, q, 144);
+    q = v128.load32_splat(rows += scaleStep); add(to, from, a3, wa, q, 192); add(to, from, b3, wb, q, 208);
     if (product == 6) return;
     if (product == 5) {
       const more = sums + 128;
@@ -203,25 +202,26 @@ function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usiz
   v128.store(to, a2, 64); v128.store(to, b2, 80); v128.store(to, a3, 96); v128.store(to, b3, 112);
 }
 
-/** Totals of 8 rows from `row` on, those that there are, by outputs j … j + 15 to dst; without an activation that is the end of them. */
+/** Totals of 8 rows from `row` on, those that there are, by outputs j … j + 15 to dst. An activation reads them here: rows of dst may share a set of the cache. */
 function store8(op: Matmul, row: i32, j: i32, totals: usize): void {
+  if (op.activation) return finishFrom(op, totals, 16, row, min(op.M - row, 8), j, 2);
   half(op, row, j, totals);
-  if (j + 8 < op.N) half(op, row, j + 8, totals + 128);
+  if (j + 8 < op.N) half(op, row, j + 8, totals + 32);
 }
 
+/** Eight of the outputs, without an activation. */
 function half(op: Matmul, row: i32, j: i32, totals: usize): void {
-  const done = op.activation == 0;
   let biasA = f32x4.splat(-0.0), biasB = biasA; // v − 0 is v, also of −0
-  if (done && op.bias) {
+  if (op.bias) {
     // past the last output this and residual read what belongs to others, and keep() writes none of it
     biasA = v128.load(op.bias + (<usize>j << 2));
     biasB = v128.load(op.bias + (<usize>j << 2), 16);
   }
   const rows = min(op.M - row, 8), ldd = <usize>op.ldd << 2;
   let dst = op.dst + ((<usize>row * op.ldd + j) << 2), residual = op.residual + ((<usize>row * op.ldr + j) << 2);
-  for (let i = 0; i < rows; i++, totals += i == 4 ? 160 : 32, dst += ldd, residual += <usize>op.ldr << 2) {
+  for (let i = 0; i < rows; i++, totals += 64, dst += ldd, residual += <usize>op.ldr << 2) {
     let a = f32x4.add(v128.load(totals), biasA), b = f32x4.add(v128.load(totals, 16), biasB);
-    if (done && op.residual) {
+    if (op.residual) {
       a = f32x4.add(a, v128.load(residual));
       b = f32x4.add(b, v128.load(residual, 16));
     }
