@@ -6,7 +6,7 @@
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { EIGHT, GROUP, Layernorm, singles } from "./record";
-import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quartersOf, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
+import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quartersOf, scaleOf, scalesOfEight, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
 import { firstLanes, kept, largest, loadPart, MAGIC, mulAdd, storePart, sum } from "./simd";
 
@@ -26,8 +26,10 @@ export function layernorm(op: Layernorm, t: i32, n: i32): void {
 function row(op: Layernorm, m: i32, from: i32, end: i32, groups: i32): void {
   const x = op.x + (<usize>m * op.ldx << 2), mean = meanOf(x, op.D), factor = factorOf(op, x, mean);
   for (let g = from; g < end; g++) {
-    if (op.quantized) quantizedGroup(op, m, g, groups, op.quantized + ((<usize>m * op.ldq + g * GROUP) << 1), op.ldq - g * GROUP, x, mean, factor);
-    else if (op.bytes) bytesGroup(op, m, g, groups, x, mean, factor);
+    if (op.quantized) {
+      const quantized = op.quantized + ((<usize>m * op.ldq + g * GROUP) << 1), scale = op.scales + ((<usize>m * groups + g) << 3);
+      quantizedGroup(op, m, g, groups, quantized, op.ldq - g * GROUP, x, mean, factor, scale, true);
+    } else if (op.bytes) bytesGroup(op, m, g, groups, x, mean, factor);
     else plainGroup(op, m, g, x, mean, factor);
   }
 }
@@ -42,11 +44,12 @@ function eight(op: Layernorm, e: i32, alone: i32, from: i32, end: i32, groups: i
   }
   if (there < 8) memory.fill(rows, 0, EIGHT_ROWS);
   for (let g = from; g < end; g++) {
+    const scales = scalesOfEight(op.scales, alone, groups, op.eights, g, e);
     for (let i = 0; i < there; i++) {
       const at = known + (<usize>i << 3);
-      quantizedGroup(op, first + i, g, groups, rows + (<usize>i << 8), GROUP, x + <usize>i * step, load<f32>(at), load<f32>(at, 4));
+      quantizedGroup(op, first + i, g, groups, rows + (<usize>i << 8), GROUP, x + <usize>i * step, load<f32>(at), load<f32>(at, 4), scales + (<usize>i << 2), false);
     }
-    for (let i = there; i < 8; i++) store<u64>(op.scales + ((<usize>(first + i) * groups + g) << 3), 0);
+    for (let i = there; i < 8; i++) store<f32>(scales + (<usize>i << 2), 0);
     quartersOf(rows, op.quantized + <usize>alone * (<usize>op.ldq << 1) + <usize>(g * op.eights + e) * EIGHT);
   }
 }
@@ -117,9 +120,9 @@ function keep(dst: usize, k: i32, to: i32, v: v128): void {
 
 /**
  * Group g to `quantized`, where it has room for so many numbers; what its row has none for becomes 0. A group's numbers are computed twice, for the
- * largest and for the integers: there need be no place for f32.
+ * largest and for the integers: there need be no place for f32. Of rows in eights the scale is kept alone, as quantize does.
  */
-function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, quantized: usize, room: i32, x: usize, mean: f32, factor: f32): void {
+function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, quantized: usize, room: i32, x: usize, mean: f32, factor: f32, scaleAt: usize, alone: bool): void {
   const from = g * GROUP, to = min(from + GROUP, op.D), whole = from + ((to - from) & ~3), rest = to - whole;
   const centre = f32x4.splat(mean), scale = f32x4.splat(factor), at = <usize>from << 2, end = <usize>whole << 2;
   const gamma = op.gamma, beta = op.beta;
@@ -134,7 +137,8 @@ function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, quantized: u
     sums = i32x4.add(sums, store4(quantized + ((i - at) >> 1), f32x4.mul(v, factors), most, magic));
   }
   if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>(whole - from) << 1), f32x4.mul(four(op, x, whole, rest, centre, scale), factors), most, magic));
-  storeScale(op.scales + ((<usize>m * groups + g) << 3), top, sums);
+  if (alone) storeScale(scaleAt, top, sums);
+  else store<f32>(scaleAt, scaleOf(top, I16));
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
   if (g == groups - 1) clear(quantized, to - from, room);
 }

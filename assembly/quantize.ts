@@ -4,7 +4,8 @@
  * Columns K … ldd − 1 become 0 (ldd ≥ K rounded up to 8). Threads share groups, so that one row is work for all.
  *
  * 14 bits, since products of many rows add four of them in int16 (rows_i16.ts): off by 6e-5 of a group's largest, where int8 weights are by 4e-3.
- * For such products rows come in eights, of which sums of quarters are made here, once for all outputs.
+ * For such products rows come in eights, of which sums of quarters are made here, once for all outputs. Of their scales there is only f32, eight rows side by
+ * side and in the order in which they are met: one stream, where a pair of each row would be a cache line of its own.
  */
 import { EIGHT, GROUP, Quantize, singles } from "./record";
 import { share } from "./share";
@@ -18,17 +19,33 @@ export function quantize(op: Quantize, t: i32, n: i32): void {
   const to = share(pieces, t + 1, n);
   for (let i = share(pieces, t, n); i < to; i++) {
     const m = i / groups, g = i % groups;
-    if (m < alone) group(op, m, g, op.dst + ((<usize>m * op.ldd + g * GROUP) << 1), op.ldd - g * GROUP);
+    if (m < alone) group(op, m, g, op.dst + ((<usize>m * op.ldd + g * GROUP) << 1), op.ldd - g * GROUP, op.scales + (<usize>i << 3));
     else {
-      const e = m - alone;
-      for (let row = 0; row < 8; row++) group(op, alone + (e << 3) + row, g, rows + (<usize>row << 8), GROUP);
+      const e = m - alone, scales = scalesOfEight(op.scales, alone, groups, op.eights, g, e);
+      for (let row = 0; row < 8; row++) groupOfEight(op, alone + (e << 3) + row, g, rows + (<usize>row << 8), scales + (<usize>row << 2));
       quartersOf(rows, op.dst + <usize>alone * (<usize>op.ldd << 1) + <usize>(g * op.eights + e) * EIGHT);
     }
   }
 }
 
-/** Group g of row m to dst; a row past the last is zeros. If it is the row's last, zeros follow up to column `end` of the group. */
-function group(op: Quantize, m: i32, g: i32, dst: usize, end: i32): void {
+/** Where the scales of group g of eight e are: f32, a row's beside the others', in the order in which they are met (rows_i16.ts), behind those of single rows. */
+// @ts-ignore: decorator
+@inline export function scalesOfEight(scales: usize, alone: i32, groups: i32, eights: i32, g: i32, e: i32): usize {
+  return scales + ((<usize>alone * groups) << 3) + (<usize>(g * eights + e) << 5);
+}
+
+/** Group g of row m to dst and `scale`. If it is the row's last, zeros follow up to column `end` of the group. */
+function group(op: Quantize, m: i32, g: i32, dst: usize, end: i32, scale: usize): void {
+  integers(op, m, g, dst, end, scale, true);
+}
+
+/** The same for an eight: GROUP numbers, of the scale nothing but itself; a row past the last is zeros. */
+function groupOfEight(op: Quantize, m: i32, g: i32, dst: usize, scale: usize): void {
+  integers(op, m, g, dst, GROUP, scale, false);
+}
+
+// @ts-ignore: decorator
+@inline function integers(op: Quantize, m: i32, g: i32, dst: usize, end: i32, scale: usize, alone: bool): void {
   const groups = (op.K + GROUP - 1) / GROUP, from = g * GROUP, count = m < op.M ? min(GROUP, op.K - from) : 0;
   const x = op.x + ((<usize>m * op.ldx + from) << 2);
   const whole = <usize>(count & ~3) << 2, rest = count & 3, most = kept(op, I16), magic = kept(op, MAGIC);
@@ -36,9 +53,13 @@ function group(op: Quantize, m: i32, g: i32, dst: usize, end: i32): void {
   for (let k: usize = 0; k < whole; k += 16) size = f32x4.pmax(size, f32x4.abs(v128.load(x + k)));
   if (rest) size = f32x4.pmax(size, f32x4.abs(loadPart(x + whole, rest)));
   const top = largest(size), inverse = f32x4.splat(inverseOf(top, I16));
-  for (let k: usize = 0; k < whole; k += 16) sums = i32x4.add(sums, store4(dst + (k >> 1), f32x4.mul(v128.load(x + k), inverse), most, magic));
+  for (let k: usize = 0; k < whole; k += 16) {
+    const four = store4(dst + (k >> 1), f32x4.mul(v128.load(x + k), inverse), most, magic);
+    if (alone) sums = i32x4.add(sums, four);
+  }
   if (rest) sums = i32x4.add(sums, store4(dst + (whole >> 1), f32x4.mul(loadPart(x + whole, rest), inverse), most, magic));
-  storeScale(op.scales + (<usize>(m * groups + g) << 3), top, sums);
+  if (alone) storeScale(scale, top, sums);
+  else store<f32>(scale, scaleOf(top, I16));
   if (g == groups - 1 || m >= op.M) clear(dst, count, end);
 }
 

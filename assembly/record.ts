@@ -101,7 +101,7 @@ export const TAKEN: usize = RECORD_BYTES - 12;
 /**
  * dst: int16 [M, ldd], scales { scale: f32, −128 Σ of the group's numbers: i32 } [M, ⌈K / GROUP⌉]; columns K … ldd − 1 become 0.
  * With `eights` only the first max(M − 8 eights, 0) rows are that; behind them are, for each group, the eights of rows, in quarters of 8 rows by 128
- * inputs (rows_i16.ts), zeros past row M and column K. scales: max(M, 8 eights) rows. scratch: threads · GROUP · 16 bytes.
+ * inputs (rows_i16.ts), zeros past row M and column K; and behind those rows' scales, in the same order, eight f32 each. scratch: threads · GROUP · 16 bytes.
  * quantize_i8: dst int8, −64 Σ; no eights.
  */
 @unmanaged export class Quantize extends Record { dst: usize; ldd: i32; x: usize; ldx: i32; M: i32; K: i32; scales: usize; eights: i32; scratch: usize; }

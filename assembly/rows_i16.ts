@@ -34,6 +34,7 @@
 import { finishFrom, keep } from "./epilogue";
 import { widenGroup as widenI4 } from "./matmul_i4";
 import { fourScales, I8_STEP, panelBytes, SCALES } from "./pack";
+import { scalesOfEight } from "./quantize";
 import { EIGHT, Format, GROUP, Matmul, SCRATCH, singles } from "./record";
 import { share } from "./share";
 import { dotAdd, mulAdd } from "./simd";
@@ -74,7 +75,7 @@ const EIGHTS: i32 = 64, PARTED: i32 = 32;
 /** Eights e0 … e1 − 1 by outputs 16 p … 16 p + 15. `more`: the next 16 follow. */
 function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format: u32): void {
   const scratch = op.scratch + <usize>t * scratchOf(op), wide = scratch + WIDENED, first = singles(op.M, op.eights) + (e0 << 3);
-  const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), groupBytes = panelBytes(format, GROUP), scaleStep = <usize>groups << 3;
+  const groups = (op.K + GROUP - 1) / GROUP, bytes = panelBytes(format, op.K), groupBytes = panelBytes(format, GROUP);
   const panel = op.w + <usize>p * bytes;
   let x = op.x + <usize>singles(op.M, op.eights) * (<usize>op.ldx << 1) + <usize>e0 * EIGHT;
   for (let g = 0, w = panel; g < groups; g++, w += groupBytes, x += <usize>(op.eights - (e1 - e0)) * EIGHT) {
@@ -87,9 +88,9 @@ function strip(op: Matmul, t: i32, e0: i32, e1: i32, p: i32, more: bool, format:
       next = last ? panel + bytes : w + groupBytes;
       step = panelBytes(format, min(last ? op.K : left - GROUP, GROUP)) / <usize>((e1 - e0) * 7);
     }
-    let scales = op.scales + <usize>first * scaleStep + (<usize>g << 3), total = scratch + SCRATCH;
-    for (let e = e0; e < e1; e++, x += EIGHT, scales += 8 * scaleStep, next += 7 * step, total += 512) {
-      products(x, wide, scales, scaleStep, g ? total : scratch + ZEROS, total, scratch, next, step);
+    let scales = scalesOfEight(op.scales, singles(op.M, op.eights), groups, op.eights, g, e0), total = scratch + SCRATCH;
+    for (let e = e0; e < e1; e++, x += EIGHT, scales += 32, next += 7 * step, total += 512) {
+      products(x, wide, scales, g ? total : scratch + ZEROS, total, scratch, next, step);
       if (last) store8(op, first + ((e - e0) << 3), p << 4, total);
     }
   }
@@ -138,7 +139,7 @@ function widenI8(op: Matmul, from: usize, inputs: i32, wide: usize, spare: usize
  * A group of eight rows by 16 outputs, added to what totals were at `was`, [8 rows][16 outputs]. `sums`: two quarters to put aside. After each product it
  * touches a byte, the first at `next`, `nextStep` apart.
  */
-function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usize, totals: usize, sums: usize, next: usize, nextStep: usize): void {
+function products(x: usize, w: usize, scales: usize, was: usize, totals: usize, sums: usize, next: usize, nextStep: usize): void {
   let wScales = w;
   w += 64;
   let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -178,12 +179,13 @@ function products(x: usize, w: usize, scales: usize, scaleStep: usize, was: usiz
     }
     // C11, C21, C22, C12
     const lower = product == 4 || product == 5, right = product > 4, at: usize = (lower ? 256 : 0) + (right ? 32 : 0);
-    let rows = scales + (lower ? 4 * scaleStep : 0), q = v128.load32_splat(rows);
+    const rows = scales + (lower ? 16 : 0);
+    let q = v128.load32_splat(rows);
     const wa = v128.load(wScales + (right ? 32 : 0)), wb = v128.load(wScales + (right ? 32 : 0), 16), to = totals + at, from = was + at;
     add(to, from, a0, wa, q, 0); add(to, from, b0, wb, q, 16);
-    q = v128.load32_splat(rows += scaleStep); add(to, from, a1, wa, q, 64); add(to, from, b1, wb, q, 80);
-    q = v128.load32_splat(rows += scaleStep); add(to, from, a2, wa, q, 128); add(to, from, b2, wb, q, 144);
-    q = v128.load32_splat(rows += scaleStep); add(to, from, a3, wa, q, 192); add(to, from, b3, wb, q, 208);
+    q = v128.load32_splat(rows, 4); add(to, from, a1, wa, q, 64); add(to, from, b1, wb, q, 80);
+    q = v128.load32_splat(rows, 8); add(to, from, a2, wa, q, 128); add(to, from, b2, wb, q, 144);
+    q = v128.load32_splat(rows, 12); add(to, from, a3, wa, q, 192); add(to, from, b3, wb, q, 208);
     if (product == 6) return;
     if (product == 5) {
       const more = sums + 128;

@@ -55,6 +55,8 @@ export function scratchBytes(format: keyof typeof formats, rows: number, inputs:
 /** Bytes of `rows` int16 rows of which there are so many eights, `stride` numbers apart. */
 export const int16Bytes = (rows: number, columns: number, stride: number, eights: number) =>
   2 * stride * singles(rows, eights) + eights * Math.ceil(columns / GROUP) * EIGHT;
+/** Bytes of their scales: pairs, but of eights one number. */
+export const scalesBytes = (rows: number, columns: number, eights: number) => 8 * Math.ceil(columns / GROUP) * (singles(rows, eights) + 4 * eights);
 /** Bytes of an attention's scratch for each thread, which takes so many `tiles` of `T` rows over `seen` together (assembly/attention.ts). */
 export function attentionScratch(T: number, seen: number, headWidth: number, tiles: number): number {
   const rows = T === 1 ? 1 : 4;

@@ -9,7 +9,7 @@ import { type Cache, type CacheFormat, partBytes } from "./cache.js";
 import type { SinusoidTable } from "./sinusoids.js";
 import { bytesOf, type Memory } from "./memory.js";
 import {
-  activationCode, attentionScratch, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, GROUP, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scratchBytes, strideOf,
+  activationCode, attentionScratch, BLOCK, EIGHT_SCRATCH, eightsOf, type Fields, formats, goOn, inIntegers, int16Bytes, type Kind, placeOf, RECORD_BYTES, scalesBytes, scratchBytes, strideOf,
   WIDEST_IN_INT16, writeRecord,
 } from "./record.js";
 
@@ -576,10 +576,10 @@ export class Recorder implements Graph {
   private quantized(x: Rows, size: 1 | 2, eights: number): Quantized {
     const made = this.whole.get(x) ?? [], known = made.find((one) => one.size === size && one.eights === eights);
     if (known) return known;
-    const stride = align8(x.columns), groups = Math.ceil(x.columns / GROUP);
+    const stride = align8(x.columns);
     const norm = x.norm?.places.scales ? undefined : x.norm, first = norm?.index ?? this.operations.length;
     const numbers = { slot: this.slot(size === 2 ? int16Bytes(x.rows, x.columns, stride, eights) : x.rows * stride, first), offset: 0 };
-    const scales = { slot: this.slot(Math.max(x.rows, 8 * eights) * groups * 8, first), offset: 0 };
+    const scales = { slot: this.slot(scalesBytes(x.rows, x.columns, eights), first), offset: 0 };
     const also: Record<string, Place> = eights ? { scratch: { slot: this.slot(this.threads * EIGHT_SCRATCH, first), offset: 0 } } : {};
     if (norm) {
       Object.assign(norm.places, { [size === 2 ? "quantized" : "bytes"]: numbers, scales, ...also });

@@ -19,7 +19,7 @@ test("threads go on between products of the same rows, whose results and rows li
     ["quantize", 0], ["matmul_i8", 0], ["quantize", 0], ["matmul_i8", 1], ["matmul_i8", 1], ["matmul_i8", 0], ["quantize", 0], ["matmul_i8", 0],
   ]);
   const together = found.slice(3, 6).map(({ words }) => words);
-  const places = [...together.flatMap(({ dst, ldd, scratch }) => [[dst, 40 * ldd * 4], [scratch, 2 * (17408 + 5 * 512)]]), [together[0].x, 5 * 3584], [together[0].scales, 40 * 8]];
+  const places = [...together.flatMap(({ dst, ldd, scratch }) => [[dst, 40 * ldd * 4], [scratch, 2 * (17408 + 5 * 512)]]), [together[0].x, 5 * 3584], [together[0].scales, 40 * 4]];
   places.sort((one, other) => one[0] - other[0]);
   places.slice(1).forEach(([from], i) => assert.ok(places[i][0] + places[i][1] <= from, `${places}`));
 });

@@ -123,3 +123,13 @@ export function inEights(rows: Int16Array, M: number, K: number, ldq: number, ei
   }
   return Int16Array.from(out);
 }
+
+/** Their scales likewise: pairs of single rows as they are, then of each group and eight f32 alone, 0 past row M. */
+export function scalesInEights(pairs: Uint8Array, M: number, groups: number, eights: number): Uint8Array {
+  const singles = Math.max(M - 8 * eights, 0), all = new Float32Array(pairs.slice().buffer), scales = new Float32Array(8 * groups * eights);
+  for (let i = 0; i < scales.length; i++) {
+    const row = singles + 8 * ((i >> 3) % eights) + (i & 7), g = Math.floor((i >> 3) / eights);
+    scales[i] = row < M ? all[2 * (row * groups + g)] : 0;
+  }
+  return Uint8Array.from([...pairs.subarray(0, 8 * groups * singles), ...new Uint8Array(scales.buffer)]);
+}

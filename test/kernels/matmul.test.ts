@@ -5,7 +5,7 @@ import { activationCode, SCRATCH } from "#src/graph/record.js";
 import { linear, matrix, Reference, valuesOf } from "#src/graph/reference.js";
 import { pack, quantize, quantizeI8, unpack, type Format } from "#src/weights/quant.js";
 import { random } from "../support.js";
-import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, type Engine } from "./machine.js";
+import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, scalesInEights, type Engine } from "./machine.js";
 
 interface Case {
   engine: Engine;
@@ -32,8 +32,7 @@ function multiply({ engine, format, M, K, N, x, w, packed = pack(format, w, N, K
   };
   if (format === "i8" || format === "i4") {
     const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantize(x, M, K, ldx), singles = Math.max(M - 8 * eights, 0), groups = Math.ceil(K / 128);
-    const scratch = m.alloc(n * ((eights && SCRATCH + 512 * Math.min(eights, 64)) + 4 * singles * Math.ceil(K / 32))), scales = m.alloc((singles + 8 * eights) * groups * 8);
-    new Uint8Array(m.memory.buffer, scales, pairs.length).set(pairs);
+    const scratch = m.alloc(n * ((eights && SCRATCH + 512 * Math.min(eights, 64)) + 4 * singles * Math.ceil(K / 32))), scales = m.put(scalesInEights(pairs, M, groups, eights));
     m.run(`matmul_${format}`, { ...shape, x: m.put(inEights(rows, M, K, ldx, eights)), ldx, scales, scratch, eights }, n);
   } else if (format === "w8a8") {
     const ldx = Math.ceil(K / 8) * 8, { rows, pairs } = quantizeI8(x, M, K, ldx);
@@ -173,7 +172,7 @@ test("eights read nothing behind the last weight", () => {
   const M = 16;
   for (const format of ["i8", "i4"] as const) for (const K of [7, 128, 200, 290]) for (const N of [8, 16, 24, 40]) {
     const m = machine("plain"), { rows, pairs } = quantize(random(M * K, 1), M, K, K), packed = pack(format, random(N * K, 2), N, K);
-    const x = m.put(inEights(rows, M, K, K, 2)), scales = m.put(pairs), scratch = m.alloc(SCRATCH + 1024), last = m.memory.buffer.byteLength - packed.length;
+    const x = m.put(inEights(rows, M, K, K, 2)), scales = m.put(scalesInEights(pairs, M, Math.ceil(K / 128), 2)), scratch = m.alloc(SCRATCH + 1024), last = m.memory.buffer.byteLength - packed.length;
     const [here, there] = [m.put(packed), last].map((w) => {
       new Uint8Array(m.memory.buffer, w, packed.length).set(packed);
       const dst = m.alloc(M * N * 4);
@@ -186,7 +185,7 @@ test("eights read nothing behind the last weight", () => {
 
 test("sums of four quarters, each as large as can be, fit into int16", () => {
   // rows, inputs and outputs in quarters: of either sign, S4 and T4 among them four numbers of one sign
-  const M = 8, K = 128, N = 16, signs = [1, -1], scales = new Float32Array(2 * M).fill(1);
+  const M = 8, K = 128, N = 16, signs = [1, -1], scales = new Float32Array(M).fill(1);
   for (const engine of engines) for (let quarters = 0; quarters < 256; quarters++) {
     const sign = (first: boolean, second: boolean, from: number) => signs[(quarters >> (from + (first ? 0 : 2) + (second ? 0 : 1))) & 1];
     const rows = Int16Array.from({ length: M * K }, (_, i) => 8191 * sign(i < 4 * K, i % K < 64, 0));
