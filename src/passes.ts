@@ -3,7 +3,7 @@
  * threads go on to a pass by themselves.
  */
 import type { Backend } from "./backend/backend.js";
-import type { Memory } from "./graph/memory.js";
+import { type Memory, Room } from "./graph/memory.js";
 import type { Pass } from "./graph/recorder.js";
 import { abortable } from "./pause.js";
 import type { PassName, Profiler } from "./profile.js";
@@ -28,7 +28,7 @@ export class Passes {
   readonly profilers = new Set<Profiler>();
   private last: Promise<void> = Promise.resolve();
   private waiting = 0;
-  private readonly arenas = [{ address: 0, bytes: 0, turns: 0 }, { address: 0, bytes: 0, turns: 0 }];
+  private readonly arenas = [{ room: new Room(), turns: 0 }, { room: new Room(), turns: 0 }];
   /** Passes that have not ended, and when they will have. */
   private running = 0;
   private end: Promise<void> = Promise.resolve();
@@ -78,25 +78,14 @@ export class Passes {
 
   /** @param after what may still be under way: threads go on to this pass when that has ended, and results of both are there meanwhile */
   start(name: PassName, pass: Pass, signal: AbortSignal | undefined, after?: Run): Run {
-    const arena = after ? 1 - after.arena : 0, address = this.room(arena, pass.arenaBytes);
-    const run = { arena, address, turn: ++this.arenas[arena].turns, ended: false, kept: this.carryOut(name, pass, address, signal) };
+    const arena = after ? 1 - after.arena : 0, place = this.arenas[arena], address = place.room.in(this.memory, pass.arenaBytes);
+    const run = { arena, address, turn: ++place.turns, ended: false, kept: this.carryOut(name, pass, address, signal) };
     this.running++;
     this.end = run.kept.then(() => {}, () => {}).then(() => {
       this.running--;
       run.ended = true;
     });
     return run;
-  }
-
-  private room(arena: number, bytes: number): number {
-    const room = this.arenas[arena];
-    if (bytes > room.bytes) {
-      if (room.address) this.backend.free(room.address);
-      Object.assign(room, { address: 0, bytes: 0 });
-      room.address = this.memory.alloc(bytes);
-      room.bytes = bytes;
-    }
-    return room.address;
   }
 
   private async carryOut(name: PassName, pass: Pass, arena: number, signal: AbortSignal | undefined): Promise<Stages> {

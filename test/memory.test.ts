@@ -71,12 +71,12 @@ test("estimateMemory is what a loaded model takes", async () => {
     const { weightBytes, totalBytes } = await estimateMemory("kosmos2-emoji", { dtype });
     const kosmos = await Kosmos2.load("kosmos2-emoji", { dtype });
     try {
-      const { engine } = kosmos.model as unknown as { engine: { weights: { bytes: number }; passes: { arenas: { bytes: number }[] }; backend: { memory: WebAssembly.Memory } } };
+      const { engine } = kosmos.model as unknown as { engine: { weights: { bytes: number }; passes: { arenas: { room: { bytes: number } }[] }; backend: { memory: WebAssembly.Memory } } };
       assert.equal(engine.weights.bytes, weightBytes);
       await kosmos.caption(`${root}demo/pictures/keys.png`, { maxNewTokens: 64 });
       const taken = engine.backend.memory.buffer.byteLength;
       assert.ok(taken < totalBytes && taken > weightBytes, `${taken} of ${totalBytes}, weights ${weightBytes}`);
-      assert.ok(engine.passes.arenas[0].bytes > 0);
+      assert.ok(engine.passes.arenas[0].room.bytes > 0);
     } finally {
       await kosmos.dispose();
     }

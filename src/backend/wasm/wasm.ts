@@ -12,6 +12,7 @@ import type { WasmUrl } from "../../platform/modules.js";
 import type { Backend } from "../backend.js";
 import { Compute } from "./compute.js";
 import { Code, HEAP, MAX_THREADS, type Order, type Report, word } from "./control.js";
+import { Room } from "../../graph/memory.js";
 import { beforeProducts } from "../../graph/record.js";
 import { abortable } from "../../pause.js";
 import { Heap } from "./heap.js";
@@ -192,7 +193,7 @@ abstract class WasmBackend implements Backend {
   readonly queues: boolean = false;
   protected readonly heap: Heap;
   /** Where records are written, in turn: those of one run stay until it has ended. */
-  private readonly lists = [{ address: 0, bytes: 0 }, { address: 0, bytes: 0 }];
+  private readonly lists = [new Room(), new Room()];
   private runs = 0;
   private gone: Kosmos2Error | undefined;
   /** Rejects whatever is being waited for. */
@@ -223,18 +224,12 @@ abstract class WasmBackend implements Backend {
   async run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void> {
     if (this.gone) throw this.gone;
     signal?.throwIfAborted();
-    const list = this.lists[this.queues ? this.runs++ & 1 : 0];
-    if (records.length > list.bytes) {
-      if (list.address) this.heap.free(list.address);
-      Object.assign(list, { address: 0, bytes: 0 });
-      list.address = this.heap.alloc(2 * records.length);
-      list.bytes = 2 * records.length;
-    }
-    this.write(list.address, records);
+    const list = this.lists[this.queues ? this.runs++ & 1 : 0].in(this.heap, records.length, records.length);
+    this.write(list, records);
     const abort = () => this.abort();
     signal?.addEventListener("abort", abort);
     try {
-      await this.unlessLost(this.execute(list.address, count, laps));
+      await this.unlessLost(this.execute(list, count, laps));
     } finally {
       signal?.removeEventListener("abort", abort);
     }
