@@ -60,8 +60,8 @@ export class Passes {
   }
 
   /** All that runs has come to its end: to be waited for, in one's turn, by all who do not begin after a pass that they know of. */
-  async quiet(): Promise<void> {
-    await this.end;
+  quiet(): Promise<void> {
+    return this.end;
   }
 
   /** Does something as soon as nothing runs: at once, or later. */

@@ -334,7 +334,8 @@ class SharedBackend extends WasmBackend {
   protected async execute(list: number, count: number, laps?: Float64Array): Promise<Code> {
     const { words, workers, waiting } = this;
     const address = laps ? this.heap.alloc(laps.byteLength) : 0;
-    if (waiting.length === 0) {
+    const behind = waiting.length > 0;
+    if (!behind) {
       Atomics.store(words, word.abort, 0);
       Atomics.store(words, word.decision, 0);
     }
@@ -342,7 +343,7 @@ class SharedBackend extends WasmBackend {
     Atomics.store(words, word.list + odd, list);
     Atomics.store(words, word.count + odd, count);
     Atomics.store(words, word.laps + odd, address);
-    Atomics.store(words, word.alone + odd, laps ? 0 : beforeProducts(new DataView(this.memory.buffer, list), count));
+    Atomics.store(words, word.alone + odd, behind && !laps ? beforeProducts(new DataView(this.memory.buffer, list), count) : 0);
     for (const worker of workers) worker.busy(true);
     const code = await new Promise<Code>((resolve) => {
       waiting.push(resolve);
@@ -492,10 +493,10 @@ class InlineBackend extends WasmBackend {
   }
 
   abort(): void {
-    this.compute!.abort();
+    this.compute?.abort();
   }
 
   protected async end(): Promise<void> {
-    this.compute?.abort();
+    this.abort();
   }
 }
