@@ -6,7 +6,7 @@
  * Columns run in a fixed order: 8 sums side by side, then those of the rest, then lanes pairwise.
  */
 import { EIGHT, GROUP, Layernorm, singles } from "./record";
-import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quartersOf, scaleOf, scalesOfEight, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
+import { clear, clearBytes, EIGHT_ROWS, I16, inverseOf, nearest, quartersOf, scalesOfEight, store4, store4bytes, storeScale, storeScaleOfBytes } from "./quantize";
 import { share } from "./share";
 import { firstLanes, kept, largest, loadPart, MAGIC, mulAdd, storePart, sum } from "./simd";
 
@@ -137,8 +137,7 @@ function quantizedGroup(op: Layernorm, m: i32, g: i32, groups: i32, quantized: u
     sums = i32x4.add(sums, store4(quantized + ((i - at) >> 1), f32x4.mul(v, factors), most, magic));
   }
   if (rest) sums = i32x4.add(sums, store4(quantized + (<usize>(whole - from) << 1), f32x4.mul(four(op, x, whole, rest, centre, scale), factors), most, magic));
-  if (alone) storeScale(scaleAt, top, sums);
-  else store<f32>(scaleAt, scaleOf(top, I16));
+  storeScale(scaleAt, top, sums, alone);
   if (op.dst) plainGroup(op, m, g, x, mean, factor);
   if (g == groups - 1) clear(quantized, to - from, room);
 }

@@ -58,8 +58,7 @@ function groupOfEight(op: Quantize, m: i32, g: i32, dst: usize, scale: usize): v
     if (alone) sums = i32x4.add(sums, four);
   }
   if (rest) sums = i32x4.add(sums, store4(dst + (whole >> 1), f32x4.mul(loadPart(x + whole, rest), inverse), most, magic));
-  if (alone) storeScale(scale, top, sums);
-  else store<f32>(scale, scaleOf(top, I16));
+  storeScale(scale, top, sums, alone);
   if (g == groups - 1 || m >= op.M) clear(dst, count, end);
 }
 
@@ -147,10 +146,10 @@ export function store4bytes(dst: usize, v: v128, inverse: f32): v128 {
   return whole;
 }
 
-/** The scale of a group of int16 whose largest number stands for `top`, and −128 times what its four sums come to. */
-export function storeScale(dst: usize, top: f32, sums: v128): void {
+/** The scale of a group of int16 whose largest number stands for `top`; of a row that is in no eight also −128 times what its four sums come to. */
+export function storeScale(dst: usize, top: f32, sums: v128, alone: bool): void {
   store<f32>(dst, scaleOf(top, I16));
-  store<i32>(dst, -128 * sumOf(sums), 4);
+  if (alone) store<i32>(dst, -128 * sumOf(sums), 4);
 }
 
 /** The same of int8, −64 times. */
