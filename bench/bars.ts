@@ -1,9 +1,9 @@
 /** What has to hold: ratios of figures of one run. */
 import { eachRound, median, type Rounds } from "./measure.js";
-import type { Row, Run } from "./run.js";
+import type { Row } from "./run.js";
 
 export interface Bar {
-  /** Its number in the plan, and what it is about. */
+  /** A number, and what it is about. */
   bar: string;
   /** At least this (at most, where `atMost`), and what to try for. */
   want: number;
@@ -22,9 +22,9 @@ export interface Bar {
 
 const GEMM = ["257×1024×4096", "72×2048×8192"];
 
-export function bars(run: Run): Bar[] {
+export function bars(rows: readonly Row[]): Bar[] {
   const find = (what: string, engine: string, dtype: string, threads = 2, beside?: Row["beside"]): Row | undefined =>
-    run.rows.find((row) => row.what === what && row.engine === engine && row.dtype === dtype && row.threads === threads && row.beside === beside);
+    rows.find((row) => row.what === what && row.engine === engine && row.dtype === dtype && row.threads === threads && row.beside === beside);
   const ours = (what: string, dtype = "i8", threads = 2) => find(what, "kosmos2", dtype, threads);
   /** How many times faster a is than b. */
   const ratio = (a: number, b: number): number => b / a;
@@ -42,11 +42,10 @@ export function bars(run: Run): Bar[] {
   const decode = ours("decode@100"), llama = find("decode@100", "llama.cpp", "q8_0"), wllama = find("decode@100", "wllama", "q8_0");
   const decodeBar = (name: string, want: number, figures: readonly Rounds[], of: (...figures: number[]) => number, more: Partial<Bar> = {}): void =>
     bar(name, eachRound(figures, of), want, { ...more, handovers: eachRound([decode?.handovers ?? [], ...figures], (ns, ...figures) => ({ ns, got: of(...figures) })) });
-  const rounds = decode?.rounds ?? [];
   decodeBar("1 decode i8 at 100: share of the read bandwidth, a plain sum", 0.88, [decode?.fractionsOfPlainSum ?? []], (share) => share, { goal: 0.95 });
   decodeBar("1 decode i8 at 100: share of the most that any sum reads", 0.88, [decode?.fractions ?? []], (share) => share, { goal: 0.95 });
-  decodeBar("1 decode i8 at 100: times llama.cpp Q8_0", 1.4, [rounds, llama?.rounds ?? []], ratio);
-  decodeBar("1 decode i8 at 100: times wllama", 8, [rounds, wllama?.rounds ?? []], ratio);
+  decodeBar("1 decode i8 at 100: times llama.cpp Q8_0", 1.4, [decode?.rounds ?? [], llama?.rounds ?? []], ratio);
+  decodeBar("1 decode i8 at 100: times wllama", 8, [decode?.rounds ?? [], wllama?.rounds ?? []], ratio);
   const replay = ours("decode@100 guessed"), noBar = "a replay, no bar";
   bar("1 decode i8, guessed: times one by one", faster(replay, decode), 1, { note: noBar });
   bar("1 decode i8, guessed: times llama.cpp Q8_0", faster(replay, llama), 1.4, { note: noBar });

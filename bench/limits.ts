@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { relaxedSimd } from "wasm-feature-detect";
 import { median } from "./measure.js";
-import { serve } from "./serve.js";
+import { flags, serve } from "./serve.js";
 
 /** Both sums in GB/s, the others in multiply-adds, 10⁹ a second. 0: this runtime has no such instruction. */
 export type Limit = Reading | "dot_i16" | "relaxed_dot" | "mul_add" | "relaxed_madd";
@@ -55,7 +55,7 @@ if (isMainThread) {
   }
 
   serve({
-    about: () => ({ version: `node ${process.versions.node}, V8 ${process.versions.v8}`, settings: process.execArgv.join(" ") || "no flags" }),
+    about: () => ({ version: `node ${process.versions.node}, V8 ${process.versions.v8}`, settings: flags() }),
 
     /** Samples of `limit` with `count` threads at once (handover: two), for about `ms` milliseconds. */
     async limit({ limit, count, ms }: { limit: Look; count: number; ms: number }): Promise<number[]> {

@@ -12,13 +12,13 @@ import { peers, Run } from "./run.js";
 
 const usage = `npm run bench -- [options]
 
-  --quick          what the bars are about, in less than 3 minutes
+  --quick          what the bars are about, in less than 3 minutes (the first time a minute more: kernels are compiled, models packed)
   --only WORDS     rows whose name holds one of the words (comma between): kernels, phases, captions, i8, 257x1024, vision, PyTorch, 2t …
   --json FILE      machine, limits, rows and bars
   --svg FILE       where the chart goes (default bench/results.svg; none with --only or --tiny unless given)
   --write          puts the tables into BENCHMARKS.md as the latest run
   --node FILE      the Node to measure on (default: the one of bench:peers, else this one)
-  --python FILE    a Python with torch and transformers (default: KOSMOS2_PYTHON)
+  --python FILE    a Python with torch and transformers (default: KOSMOS2_PYTHON, else python3)
   --no-peers       this project alone
   --tiny           toy sizes: shows that everything works, figures mean nothing`;
 
@@ -40,7 +40,7 @@ const run = new Run({
   only: values.only?.split(",") ?? [],
   peers: !values["no-peers"],
   node: values.node ?? (existsSync(newNode) ? newNode : process.execPath),
-  python: values.python ?? process.env.KOSMOS2_PYTHON,
+  python: values.python ?? process.env.KOSMOS2_PYTHON ?? "python3",
   tiny: values.tiny,
 });
 const start = performance.now();
@@ -69,7 +69,7 @@ report();
 
 /** Prints all that was measured, and writes the files that were asked for. */
 function report(): void {
-  const checked = run.options.tiny ? [] : bars(run);
+  const checked = run.options.tiny ? [] : bars(run.rows);
   const shown: string[] = [];
   const show = (title: string, text: string): void => {
     shown.push(`${title}\n${text}`);

@@ -15,8 +15,8 @@ const c = new Kosmos2Config();
 const caption = `caption@${NEW_TOKENS}`, decode = "decode@100", guessed = `${decode} guessed`;
 /** What is loaded in less than a second, unlike bfloat16 that has to be quantised. */
 const pack = "load a pack";
-/** A token and as many guesses in one pass as the loop makes at most. */
-const passes = [decode, ...[2, 3, 4].map((rows) => `${decode} by ${rows}`)];
+/** A token and as many guesses in one pass as the loop makes at most: passes that wait for the host to say what is next. */
+const passes = [1, 2, 3, 4].map((rows) => `${decode} by ${rows}`);
 
 function work(what: string, dtype: Format): Work[] {
   const [name, context, rows = "1"] = what.split(/@| by /);
@@ -44,14 +44,14 @@ const variant = (dtype: Format, threads: number, engine = "kosmos2", node?: stri
 export async function phases(run: Run): Promise<void> {
   const { quick, node } = run.options;
   const i8 = variant("i8", 2), alone = variant("i8", 1), i4 = variant("i4", 2);
-  const all = ["vision", "resampler", "prefill", decode, "decode@300"], verifying = passes.slice(1);
+  const all = ["vision", "resampler", "prefill", decode, "decode@300"];
   // a quick run has what bars are about
   const whats = new Map<Variant, string[]>([
-    [i8, [...(quick ? ["vision", "prefill", decode] : all), ...verifying]], [alone, quick ? ["vision", "prefill"] : all], [i4, quick ? ["prefill", decode] : all],
+    [i8, [...(quick ? ["vision", "prefill", decode] : all), ...passes]], [alone, quick ? ["vision", "prefill"] : all], [i4, quick ? ["prefill", decode] : all],
   ]);
   /** What is compared one after the other. */
   const sorted = (entries: readonly Entry[]): Entry[] => {
-    const order = [...new Set([...all, ...verifying])];
+    const order = [...new Set([...all, ...passes])];
     return [...entries].sort((a, b) => order.indexOf(a.what) - order.indexOf(b.what));
   };
 
@@ -66,7 +66,7 @@ export async function phases(run: Run): Promise<void> {
   await run.part("phases", () => run.group(sorted([...first, ...small, ...rest.flat()])));
   if (answers) await guess(run, i8, answers);
   await run.part("other operations", () => run.group(otherEntries(run, i8)));
-  if (!quick) await run.part("captions", () => run.group(entries(run, i4, [caption]), 2));
+  if (!quick) await run.part("captions", () => run.group([i4, alone].flatMap((one) => entries(run, one, [caption])), 2));
   for (const one of [alone, i4]) await close(run, one);
   await run.close("chromium");
   await run.close("node-llama-cpp", (peak) => run.note(`llama.cpp: ${(peak / GB).toFixed(2)} GB of memory at most`));
@@ -84,8 +84,9 @@ export async function phases(run: Run): Promise<void> {
 
   const more = [variant("i4", 1), variant("f16", 2), variant("f16", 1), ...(process.execPath === node ? [] : [variant("i8", 2, oldName, process.execPath)])];
   await load(run, new Map(more.map((one) => [one, [...all, caption]])));
-  await run.part("phases, more of ours", () => run.group(sorted(more.flatMap((one) => entries(run, one, all))), 2));
-  await run.part("captions, more of ours", () => run.group(more.filter(({ threads }) => threads === 2).flatMap((one) => entries(run, one, [caption])), 2));
+  const later = (whats: readonly string[]) => more.flatMap((one) => entries(run, one, whats)).map((entry): Entry => ({ ...entry, later: true }));
+  await run.part("phases, more of ours", () => run.group(sorted(later(all)), 2));
+  await run.part("captions, more of ours", () => run.group(later([caption]), 2));
   for (const one of more) await close(run, one);
 }
 
@@ -213,7 +214,7 @@ const smallPeers = (run: Run): Peer[] => {
 
 const torches = (run: Run): Peer[] => ([["f32", 8], ["bf16", 4.5]] as const).map(([dtype, gigabytes]) => {
   const { python, quick } = run.options, name = `torch ${dtype}`;
-  const command = () => (!run.options.peers ? "--no-peers" : python ? [python, `${peers}/torch_peer.py`, dtype] : "no Python named: set KOSMOS2_PYTHON to one with torch and transformers");
+  const command = () => (run.options.peers ? [python, `${peers}/torch_peer.py`, dtype] : "--no-peers");
   return {
     name, start: () => run.contender(name, command), bytes: gigabytes * GB,
     engine: "PyTorch", dtype, does: ["vision", "prefill", ...(quick ? [] : [decode]), caption], more: { note: "Hugging Face's own model" },
@@ -258,4 +259,4 @@ const sparing: Record<string, Entry["takesPart"]> = {
 
 const partOf = (what: string) => (what === caption ? "captions" : "phases");
 /** How many a decode makes each time. */
-const tokens = ({ options: { quick } }: Run, what: string): number => (!quick ? 16 : passes.indexOf(what) > 0 ? 4 : 8);
+const tokens = ({ options: { quick } }: Run, what: string): number => (!quick ? 16 : passes.includes(what) ? 4 : 8);

@@ -37,7 +37,7 @@ export function rowLines(rows: readonly Row[]): string {
     ["what", "engine", "dtype", "threads", "ms", "p10", "p90", "n", "rounds", "rate", "of limit", "GB", "note"],
     ...rows.map((row) => [
       row.what, row.engine, row.dtype, String(row.threads), number(row.median), number(row.p10), number(row.p90), String(row.samples), String(row.rounds.filter((ms) => ms !== undefined).length), rate(row),
-      percent(row.fraction), row.peakRss ? (row.peakRss / 1e9).toFixed(2) : "", [row.beside && `beside ${row.beside}`, row.note].filter(Boolean).join("; "),
+      percent(row.fraction), row.peakRss ? (row.peakRss / 1e9).toFixed(2) : "", [row.beside && `beside ${row.beside}`, row.later && "later than the others", row.note].filter(Boolean).join("; "),
     ]),
   ]);
 }
@@ -69,11 +69,11 @@ export function chart(rows: readonly Row[], machine: Machine): string {
     const longest = Math.max(...shown.map((row) => row.median));
     parts.push(`<text x="12" y="${y}" font-weight="bold">${escape(title)}</text>`);
     y += 8;
-    for (const row of shown.sort((a, b) => a.median - b.median)) {
+    for (const row of [...shown].sort((a, b) => a.median - b.median)) {
       const length = Math.max(1, ((width - left - right) * row.median) / longest);
       const text = `${row.median >= 1000 ? `${(row.median / 1000).toFixed(2)} s` : `${number(row.median)} ms`}${row.fraction ? `, ${percent(row.fraction)} of limit` : ""}`;
       parts.push(
-        `<text x="${left - 8}" y="${y + 14}" text-anchor="end">${escape(`${row.engine} ${row.dtype}${row.scale ? ` (× ${row.scale})` : ""}`)}</text>`,
+        `<text x="${left - 8}" y="${y + 14}" text-anchor="end">${escape(`${row.engine} ${row.dtype}${row.scale ? ` (× ${row.scale})` : ""}${row.later ? " *" : ""}`)}</text>`,
         `<rect x="${left}" y="${y + 3}" width="${length.toFixed(1)}" height="${line - 6}" rx="2" fill="${colour(row.engine)}"/>`,
         `<text x="${(left + length + 6).toFixed(1)}" y="${y + 14}">${escape(text)}</text>`,
       );
@@ -84,7 +84,7 @@ export function chart(rows: readonly Row[], machine: Machine): string {
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}" font-family="system-ui, sans-serif" font-size="12" fill="#1a202c">
 <rect width="100%" height="100%" fill="#fff"/>
 <text x="12" y="24" font-size="15" font-weight="bold">Kosmos-2 on two threads: time, shorter is better</text>
-<text x="12" y="40" fill="#4a5568">${escape(`${machine.cpu}, ${machine.system}, ${machine.date.slice(0, 10)}`)}</text>
+<text x="12" y="40" fill="#4a5568">${escape(`${machine.cpu}, ${machine.system}, ${machine.date.slice(0, 10)}${rows.some(({ later }) => later) ? "; * measured later than the others" : ""}`)}</text>
 ${parts.join("\n")}
 </svg>
 `;

@@ -19,6 +19,8 @@ export interface Subject {
   work?: readonly Work[];
   /** Whose presence is meant, where a subject is measured in two groups. */
   beside?: "PyTorch";
+  /** Measured when the others were done: not side by side with what it stands beside. */
+  later?: boolean;
   /** What samples are multiplied with, where only a part of the work was done. */
   scale?: number;
   note?: string;
@@ -55,7 +57,7 @@ export interface Options {
   peers: boolean;
   /** Node that our engine and the JavaScript peers run on. */
   node: string;
-  python?: string;
+  python: string;
   /** Sizes so small that a run only shows that everything works. */
   tiny: boolean;
 }

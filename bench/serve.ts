@@ -5,6 +5,9 @@
 import { writeSync } from "node:fs";
 import { createInterface } from "node:readline";
 
+/** What this process was told beside its program, by arguments or by the environment. */
+export const flags = (): string => [...process.execArgv, process.env.NODE_OPTIONS].filter(Boolean).join(" ") || "no flags";
+
 /** What a contender can be told to do, by name. */
 export type Orders = Record<string, (order: never) => unknown>;
 

@@ -41,12 +41,14 @@ const call = (name, order) => page.evaluate(([name, order]) => globalThis[name](
 serve({
   about: () => ({
     version: `wllama ${version("@wllama/wllama")}, tfjs-wasm ${version("@tensorflow/tfjs-backend-wasm")}, Chromium ${browser.version()}`,
-    settings: "cross-origin isolated, 2 threads each",
+    settings: "cross-origin isolated, tfjs-wasm 2 threads",
   }),
   async load({ threads, tiny }) {
     const size = tiny ? "tiny" : "quarter";
     gguf = writeGguf(`.cache/bench/gpt2-${size}.gguf`, sizes[size]);
-    await call("loadModel", { threads });
+    const made = await call("loadModel", { threads });
+    if (!made.multithread || made.threads !== threads) throw new Error(`wllama runs ${made.multithread ? made.threads : 1} threads, not ${threads}`);
+    return `wllama ${made.threads} threads`;
   },
   phase: (order) => call("phase", order),
   kernel: (order) => call("kernel", order),

@@ -2,7 +2,7 @@
  * A GGUF file of a GPT-2 whose sizes are those of Kosmos-2's decoder, or of a share of it: Q8_0 matrices, f32 norms and biases, random.
  * A few thousand blocks are made and then repeated. GGUF version 3: little-endian, tensors at multiples of 32.
  */
-import { closeSync, existsSync, mkdirSync, openSync, renameSync, statSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, renameSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 
 const F32 = 0, Q8_0 = 8;
@@ -78,9 +78,6 @@ export function writeGguf(path, { layers, width, ffn, heads, vocab }) {
   renameSync(`${path}.part`, path);
   return path;
 }
-
-/** Bytes of weights that one token reads. */
-export const fileBytes = (path) => statSync(path).size;
 
 const byteLength = (type, dims) => {
   const numbers = dims.reduce((product, dim) => product * dim, 1);

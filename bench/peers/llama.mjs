@@ -13,7 +13,7 @@ const prompt = (length) => Array.from({ length }, (_, i) => 200 + ((i * 7919) % 
 serve({
   async about() {
     const metadata = JSON.parse(readFileSync(new URL("node_modules/node-llama-cpp/llama/binariesGithubRelease.json", import.meta.url), "utf8"));
-    return { version: `node-llama-cpp ${version}, llama.cpp ${metadata.release}`, settings: "Q8_0, 2 threads, CPU, its own choice of instruction set" };
+    return { version: `node-llama-cpp ${version}, llama.cpp ${metadata.release}`, settings: "Q8_0, CPU, its own choice of instruction set" };
   },
 
   async load({ threads, tiny }) {
@@ -25,6 +25,8 @@ serve({
     context = await model.createContext({ contextSize: 512, threads: { ideal: threads, min: threads } });
     sequence = context.getSequence();
     await sequence.evaluateWithoutGeneratingNewTokens(prompt(PROMPT)); // touch everything once
+    if (context.currentThreads !== threads) throw new Error(`llama.cpp runs ${context.currentThreads} threads, not ${threads}`);
+    return `${context.currentThreads} threads`;
   },
 
   /** @param tokens how many are decoded */

@@ -1,7 +1,7 @@
 /** A contender: onnxruntime-web's wasm backend, two threads, products alone. Of two ways to store int8 weights the faster counts. */
 import * as ort from "onnxruntime-web";
 import { readFileSync } from "node:fs";
-import { serve } from "../../build/bench/serve.js";
+import { flags, serve } from "../../build/bench/serve.js";
 import { product } from "./onnx.mjs";
 
 const COLD = 128 * 2 ** 20;
@@ -30,7 +30,15 @@ async function timed({ session, feeds, count }, ms) {
 const middle = (samples) => [...samples].sort((a, b) => a - b)[samples.length >> 1];
 
 serve({
-  about: () => ({ version: `onnxruntime-web ${version}, node ${process.versions.node}`, settings: "wasm backend, 2 threads, dynamic int8 or 4-bit blocks of 32 at accuracy level 4" }),
+  async about() {
+    await (await ort.InferenceSession.create(product("f32", 1, 32, 32, 1), { executionProviders: ["wasm"] })).release(); // then it knows how many threads it has
+    const { numThreads } = ort.env.wasm;
+    if (numThreads !== 2) throw new Error(`onnxruntime-web runs ${numThreads} threads, not 2`);
+    return {
+      version: `onnxruntime-web ${version}, node ${process.versions.node}`,
+      settings: `wasm backend, ${numThreads} threads, dynamic int8 or 4-bit blocks of 32 at accuracy level 4; ${flags()}`,
+    };
+  },
 
   async kernel({ dtype, M, K, N, ms }) {
     const key = `${dtype} ${M} ${K} ${N}`;
