@@ -38,7 +38,7 @@ export interface LoadProgress {
 
 export interface EngineOptions extends Omit<WasmOptions, "maxBytes" | "minBytes"> {
   dtype?: DtypeName;
-  /** How keys and values of a text are kept: half as much memory in f16. Default `"auto"`: f32 beside f32 weights, else f16. */
+  /** How keys and values of a text are kept: f32, or half as much memory in f16 or i16. Default `"auto"`: f32 beside f32 weights, f16 beside f16, else i16. */
   cache?: CacheDtype;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -71,6 +71,9 @@ export interface Question extends Reading {
 
 /** Memory is reserved for one text of so many tokens, and this much more: many short ones. It is used only as they grow. */
 const RESERVED_TOKENS = 2048, RESERVED_BYTES = 2 ** 28;
+
+/** Positions known from loading on, so that most texts compute no sines and cosines while they are read. */
+const POSITIONS = 256;
 
 /** How long warming up may make loading last longer: a part of what it took so far, or so many milliseconds. */
 const WARM_UP = 0.1, WARM_UP_MS = 30;
@@ -169,6 +172,7 @@ export class Engine {
       return [name, storedRows(address, latentQueryNum, embedDim)];
     });
     this.latents = Object.fromEntries(kept) as Projected;
+    this.sinusoids.reserve(Math.min(POSITIONS, this.contextSize) - 1);
   }
 
   static async load(files: ModelFiles, options: EngineOptions = {}): Promise<Engine> {
