@@ -1,4 +1,4 @@
-/** IEEE halves and bfloat16: to f32 exactly, from f32 to the nearest (halves to even), infinities and NaN kept. As in src/weights/quant.ts. */
+/** IEEE halves and bfloat16: to f32 exactly, from f32 to the nearest (halves to even), infinities and NaN kept. As in src/weights/quant.ts and reference.ts. */
 
 /** Four halves, one in the low 16 bits of each lane (the others 0), as f32. */
 export function halves(bits: v128): v128 {

@@ -1,6 +1,6 @@
 /**
  * Rows of a checkpoint's matrix w[N, K] (F32, F16 or BF16, at any alignment) → panels of outputs, or plain f32 rows.
- * The same bits as src/weights/quant.ts, where the formats are described. Threads share panels (rows for Format.rows).
+ * The same bits as src/weights/reference.ts; quant.ts beside it describes the formats. Threads share panels (rows for Format.rows).
  */
 import { halves, toHalves } from "./half";
 import { nearest, scaleOf } from "./quantize";
@@ -202,7 +202,7 @@ function lane_i4(op: Pack, src: usize, group: usize, lane: i32): void {
   store<i32>(p, load<i32>(p) | bits);
 }
 
-/** The share of weights k … end − 1 with which they lose the least, as quant.ts has it. */
+/** The share of weights k … end − 1 with which they lose the least, as reference.ts has it. */
 function bestShare(op: Pack, src: usize, k: i32, end: i32, scale: f32): i32 {
   if (scale == 0) return 0;
   // From the format, 4: V8 would build a constant anew at every use in a loop.

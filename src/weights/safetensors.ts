@@ -157,15 +157,3 @@ export function safetensorsHeader(
   header.set(text, 8);
   return { header, starts: offsets.map((offset) => header.length + offset), size: header.length + end };
 }
-
-/** A whole file in memory; `data` holds the bytes of each tensor. For large ones write `safetensorsHeader` and the numbers one by one. */
-export function writeSafetensors(
-  tensors: readonly { name: string; dtype: Dtype; shape: readonly number[]; data: Uint8Array }[],
-  metadata?: Readonly<Record<string, string>>,
-): Uint8Array {
-  const { header, starts, size } = safetensorsHeader(tensors, metadata);
-  const file = new Uint8Array(size);
-  file.set(header);
-  tensors.forEach(({ data }, i) => file.set(data, starts[i]));
-  return file;
-}

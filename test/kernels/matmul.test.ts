@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { activations, type Activation } from "#src/graph/graph.js";
 import { activationCode, SCRATCH } from "#src/graph/record.js";
 import { linear, matrix, Reference, valuesOf } from "#src/graph/reference.js";
-import { pack, quantize, quantizeI8, unpack, type Format } from "#src/weights/quant.js";
+import { type Format } from "#src/weights/quant.js";
+import { pack, quantize, quantizeI8, unpack } from "#src/weights/reference.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, scalesInEights, type Engine } from "./machine.js";
 

@@ -6,7 +6,8 @@ import { attentionScratch, BLOCK, EIGHT, EIGHT_SCRATCH, formats, SCRATCH, types 
 import { linear, matrix, norm, past, Reference, valuesOf, type Values } from "#src/graph/reference.js";
 import { sinusoids } from "#src/graph/sinusoids.js";
 import { chosen } from "#src/graph/recorder.js";
-import { fromBF16, fromF16, pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
+import { fromBF16, fromF16 } from "#src/weights/quant.js";
+import { pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/reference.js";
 import { random } from "../support.js";
 import { assertClose, assertSameBits, engines, EPS, inEights, largest, machine, scalesInEights, type Machine } from "./machine.js";
 
@@ -220,7 +221,7 @@ test("argmax finds the best and second without the banned ids, takes the lowest 
 });
 
 for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32", "f16", "i8", "i4", "w8a8", "rows"] as const) {
-  test(`pack makes of ${type} numbers the bits of quant.ts in ${format}, also part by part and from odd addresses`, () => {
+  test(`pack makes of ${type} numbers the bits of reference.ts in ${format}, also part by part and from odd addresses`, () => {
     for (const [N, K] of [[1, 1], [8, 128], [19, 131], [24, 37], [9, 262]] as const) {
       const values = random(N * K, N, type === "F16" ? 1 : 3);
       values[0] = 1e-6; // subnormal as f16
@@ -240,7 +241,7 @@ for (const type of ["F32", "F16", "BF16"] as const) for (const format of ["f32",
   });
 }
 
-test("pack rounds to halves as quant.ts does: to even, into subnormals, to infinity; and keeps what is not finite", () => {
+test("pack rounds to halves as reference.ts does: to even, into subnormals, to infinity; and keeps what is not finite", () => {
   const special = [0, -0, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 65504, 65519.996, 65520, -1e9, 6e-8, 2.98e-8, 2 ** -25, 6.1e-5, 6.1035e-5, Infinity, -Infinity];
   const values = Float32Array.from([...special, ...random(2000, 8, 7e-5), ...random(2000, 9, 7e4)]), N = 1, K = values.length;
   const m = m0(), wanted = pack("f16", values, N, K), dst = m.alloc(wanted.length);

@@ -3,9 +3,9 @@ import { test } from "node:test";
 import { Kosmos2Config, Kosmos2ForConditionalGeneration } from "kosmos2-wasm";
 import { linear, matrix, norm, past, Reference, valuesOf } from "#src/graph/reference.js";
 import { predict, read, see, type Weights } from "#src/model/kosmos2.js";
-import { writeSafetensors } from "#src/weights/safetensors.js";
 import { modelTensors } from "#src/weights/tensors.js";
 import { random } from "../support.js";
+import { writeSafetensors } from "../weights/support.js";
 
 /** A model of one width that is a multiple of 1024 and others that divide by nothing. */
 const config = new Kosmos2Config({

@@ -120,7 +120,7 @@ test("the core, all JavaScript and one wasm module, is small", { skip: noProject
 test("the package holds what it needs and nothing of the workshop", { skip: noProject }, () => {
   const paths = project!.files.map(({ path }) => path);
   for (const path of ["LICENSE", "README.md", "dist/index.js", "dist/index.d.ts", "dist/wasm/plain.wasm", "models/kosmos2-emoji/model.safetensors"]) assert.ok(paths.includes(path), path);
-  assert.deepEqual(paths.filter((path) => path.startsWith("dist/graph/reference")), [], "the specification is for tests");
+  assert.deepEqual(paths.filter((path) => path.includes("/reference.")), [], "the specification is for tests");
   assert.deepEqual(paths.filter((path) => !/^(dist\/|models\/kosmos2-emoji\/|package\.json$|README\.md$|LICENSE$|THIRD-PARTY\.md$)/.test(path)), []);
 });
 

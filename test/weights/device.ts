@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import type { Backend } from "#src/backend/backend.js";
 import { RECORD_BYTES, formats, kinds, types } from "#src/graph/record.js";
-import { fromBF16, fromF16, pack, type Format } from "#src/weights/quant.js";
+import { fromBF16, fromF16, type Format } from "#src/weights/quant.js";
+import { pack } from "#src/weights/reference.js";
 
 const nameOf = <T extends Record<string, number>>(table: T, code: number): keyof T => Object.keys(table).find((name) => table[name] === code)!;
 

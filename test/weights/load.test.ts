@@ -8,7 +8,8 @@ import { createWasmBackend } from "#src/backend/wasm/wasm.js";
 import { Kosmos2Config } from "#src/model/config.js";
 import { Checkpoint } from "#src/weights/checkpoint.js";
 import { loadWeights, packedWeightBytes, type WeightsOptions } from "#src/weights/load.js";
-import { fromBF16, fromF16, pack, packedBytes, type Format } from "#src/weights/quant.js";
+import { fromBF16, fromF16, packedBytes, type Format } from "#src/weights/quant.js";
+import { pack } from "#src/weights/reference.js";
 import { openModel, type ModelSource } from "#src/weights/source.js";
 import { formatOf, modelTensors } from "#src/weights/tensors.js";
 import { goldens, noGoldens } from "../support.js";
@@ -24,7 +25,7 @@ function worth(bytes: Uint8Array, dtype: string): Float32Array {
   return Float32Array.from({ length: bytes.length / 2 }, (_, i) => (dtype === "F16" ? fromF16 : fromBF16)(view.getUint16(i * 2, true)));
 }
 
-/** Loads, and compares every tensor's bytes in the device with what quant.ts makes of the whole tensor. */
+/** Loads, and compares every tensor's bytes in the device with what reference.ts makes of the whole tensor. */
 async function loadsRight(source: ModelSource, config: Kosmos2Config, dtype: Format, device: Backend, options?: WeightsOptions): Promise<void> {
   const checkpoint = await open(source);
   const weights = await loadWeights(checkpoint, config, dtype, device, options);

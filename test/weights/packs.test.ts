@@ -10,11 +10,12 @@ import { Checkpoint } from "#src/weights/checkpoint.js";
 import { loadWeights, loadedDtype, packMemoryBytes } from "#src/weights/load.js";
 import { findPacked, packInfo, planPack } from "#src/weights/packs.js";
 import type { Format } from "#src/weights/quant.js";
-import { parseHeader, writeSafetensors, type Dtype } from "#src/weights/safetensors.js";
+import { parseHeader, type Dtype } from "#src/weights/safetensors.js";
 import { openModel } from "#src/weights/source.js";
 import { formatOf, modelTensors, shapeOf } from "#src/weights/tensors.js";
 import { fixtures, random } from "../support.js";
 import { PackingDevice } from "./device.js";
+import { writeSafetensors } from "./support.js";
 
 const folder = mkdtempSync(join(tmpdir(), "kosmos2-packs-"));
 after(() => rmSync(folder, { recursive: true }));

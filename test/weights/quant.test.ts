@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { clearOutput, fromBF16, fromF16, offsetOf, pack, packedBytes, panelBytes, panelOf, placeByte, quantize, quantizeI8, toF16, unpack } from "#src/weights/quant.js";
+import { clearOutput, fromBF16, fromF16, offsetOf, packedBytes, panelBytes, panelOf, placeByte } from "#src/weights/quant.js";
+import { pack, quantize, quantizeI8, toF16, unpack } from "#src/weights/reference.js";
 import { random } from "../support.js";
 
 test("toF16 gives every half back, and halfway numbers go to the even neighbour", () => {

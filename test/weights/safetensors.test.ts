@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Kosmos2Error } from "#src/errors.js";
 import { bytesSource } from "#src/weights/files.js";
-import { readHeader, writeSafetensors, type Dtype } from "#src/weights/safetensors.js";
+import { readHeader, type Dtype } from "#src/weights/safetensors.js";
 import { random } from "../support.js";
+import { writeSafetensors } from "./support.js";
 
 /** A file with the given header text and number of data bytes. */
 function file(header: string | object, data = 0): Uint8Array {

@@ -1,7 +1,7 @@
 /** Tiny checkpoints made on the spot. */
 import { Kosmos2Config } from "#src/model/config.js";
-import { toF16 } from "#src/weights/quant.js";
-import { writeSafetensors, type Dtype } from "#src/weights/safetensors.js";
+import { toF16 } from "#src/weights/reference.js";
+import { safetensorsHeader, type Dtype } from "#src/weights/safetensors.js";
 import { modelTensors } from "#src/weights/tensors.js";
 import { random } from "../support.js";
 
@@ -27,6 +27,18 @@ export function tinyTensors(config: Kosmos2Config = tinyConfig, dtype: "F32" | "
   return modelTensors(config)
     .filter(({ name }) => !config.tieWordEmbeddings || name !== "text_model.lm_head.weight")
     .map(({ name, shape }, i) => stored(name, dtype, shape, random(shape.reduce((a, b) => a * b), i + 1)));
+}
+
+/** A whole file in memory; `data` holds the bytes of each tensor. */
+export function writeSafetensors(
+  tensors: readonly { name: string; dtype: Dtype; shape: readonly number[]; data: Uint8Array }[],
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array {
+  const { header, starts, size } = safetensorsHeader(tensors, metadata);
+  const file = new Uint8Array(size);
+  file.set(header);
+  tensors.forEach(({ data }, i) => file.set(data, starts[i]));
+  return file;
 }
 
 const text = (json: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(json));
