@@ -33,15 +33,17 @@ export function availableThreads(): { threads: number; why: string } {
   return quota < cores ? { threads: Math.max(1, Math.floor(quota)), why: `a cgroup quota of ${quota} CPUs` } : { threads: cores, why: `${cores} CPUs` };
 }
 
+/** What a file says; nothing where it can't be read. */
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return "";
+  }
+}
+
 /** CPUs that the cgroups of this process grant; Infinity where they set no limit. */
-function cgroupCpus(): number {
-  const text = (path: string): string => {
-    try {
-      return readFileSync(path, "utf8").trim();
-    } catch {
-      return "";
-    }
-  };
+export function cgroupCpus(text = textOf): number {
   let least = Infinity;
   const limit = (quota: string, period: string) => {
     const cpus = Number(quota) / Number(period);
