@@ -54,10 +54,12 @@ const ABORTED: i32 = 1, POISONED: i32 = 2;
  * @returns 0 at the end, 1 when the host asked to abort (after a whole record, the same for all threads), 2 when a worker died
  */
 export function run(list: usize, count: i32, t: i32, n: i32, control: usize): i32 {
+  let leave = cutOff(control, n) ? meet(control, n) : 0;
+  if (leave) return leave;
   for (let i = 0; i < count; i++, list += RECORD_BYTES) {
     carryOut(list, t, n);
     if (goesOn(list)) continue;
-    const leave = meet(control, n);
+    leave = meet(control, n);
     if (leave) return leave;
   }
   return 0;
@@ -85,6 +87,15 @@ function carryOut(list: usize, t: i32, n: i32): void {
     case Kind.matmul_i4: { matmul_i4(changetype<Matmul>(list), t, n); break; }
     default: unreachable();
   }
+}
+
+/**
+ * Whether an abort ended the run before, and so ends this one, which threads went on to: its first record may already need what that one did not come to.
+ * The same for all threads: nobody writes `leave` before all have met again, nor clears `abort` while there is a run.
+ */
+function cutOff(control: usize, n: i32): bool {
+  if (ASC_FEATURE_THREADS) return atomic.load<i32>(control + (n == 1 ? ABORT : LEAVE)) != 0;
+  else return false;
 }
 
 /** The end of a record. @returns what `run` returns, or 0 to go on */

@@ -147,6 +147,24 @@ for (const threads of [1, 2, 5]) {
     assert.deepEqual(new Float32Array((await backend.read(dst, 40)).buffer), random(columns, 9).slice(0, 10).map((v) => v + v));
   }));
 
+  test(`${threads} threads begin no run after one that was ended: what it goes on from may not be there`, () => withBackend({ threads }, async (backend) => {
+    const columns = 20_000, x = backend.alloc(4 * columns), dst = backend.alloc(4 * columns), untouched = backend.alloc(40), zeros = new Float32Array(10);
+    backend.write(x, bytesOf(random(columns, 9)));
+    backend.write(untouched, bytesOf(zeros));
+    const long = additions(dst, x, columns, 20_000), reason = new Error("enough");
+    for (let round = 0; round < 20; round++) {
+      const controller = new AbortController(), first = backend.run(long, 20_000, controller.signal);
+      if (round % 3 === 2) await new Promise((resolve) => setTimeout(resolve, 1));
+      const second = backend.run(additions(untouched, x, 10, 2), 2, controller.signal);
+      if (round % 2) await new Promise((resolve) => setTimeout(resolve, round));
+      controller.abort(reason);
+      await Promise.all([assert.rejects(first, reason), assert.rejects(second, reason)]);
+      assert.deepEqual(new Float32Array((await backend.read(untouched, 40)).buffer), zeros);
+    }
+    await backend.run(additions(untouched, x, 10, 1), 1);
+    assert.deepEqual(new Float32Array((await backend.read(untouched, 40)).buffer), random(columns, 9).slice(0, 10).map((v) => v + v));
+  }));
+
   test(`${threads} threads: both runs reject when the backend is disposed of, or a kernel traps`, async () => {
     for (const trap of [false, true]) {
       const backend = await createWasmBackend({ threads }), x = backend.alloc(4_000_000);
