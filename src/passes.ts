@@ -20,7 +20,8 @@ export interface Run {
   readonly address: number;
   /** How many passes that arena has had. */
   readonly turn: number;
-  readonly ended: boolean;
+  /** When it ended, as `performance.now()` says it; undefined until then. */
+  readonly ended: number | undefined;
 }
 
 export class Passes {
@@ -76,22 +77,34 @@ export class Passes {
     return this.start(name, pass, signal).kept;
   }
 
-  /** @param after what may still be under way: threads go on to this pass when that has ended, and results of both are there meanwhile */
+  /**
+   * @param after what may still be under way: threads go on to this pass when that has ended, and results of both are there meanwhile
+   * @throws what keeps it from beginning
+   */
   start(name: PassName, pass: Pass, signal: AbortSignal | undefined, after?: Run): Run {
-    const arena = after ? 1 - after.arena : 0, place = this.arenas[arena], address = place.room.in(this.memory, pass.arenaBytes);
-    const run = { arena, address, turn: ++place.turns, ended: false, kept: this.carryOut(name, pass, address, signal) };
-    this.running++;
-    this.end = run.kept.then(() => {}, () => {}).then(() => {
+    const { backend, memory } = this, arena = after ? 1 - after.arena : 0, place = this.arenas[arena];
+    place.turns++; // first: what was there is lost even if there is no room for this one
+    // what `after` goes on from lies in this arena, where threads may not have come to it yet
+    const address = place.room.in({ alloc: (bytes) => memory.alloc(bytes), free: (old) => this.whenQuiet(() => memory.free(old)) }, pass.arenaBytes);
+    const records = pass.at(address, backend), laps = this.profilers.size ? new Float64Array(pass.count) : undefined;
+    const done = backend.run(records, pass.count, signal, laps);
+    const run: Run & { ended: number | undefined } = {
+      arena, address, turn: place.turns, ended: undefined, kept: this.results(name, pass, address, records, done, laps),
+    };
+    const ended = () => {
       this.running--;
-      run.ended = true;
-    });
+      run.ended = performance.now();
+    };
+    this.running++;
+    this.end = run.kept.then(ended, ended);
     return run;
   }
 
-  private async carryOut(name: PassName, pass: Pass, arena: number, signal: AbortSignal | undefined): Promise<Stages> {
+  private async results(
+    name: PassName, pass: Pass, arena: number, records: Uint8Array, done: Promise<void>, laps: Float64Array | undefined,
+  ): Promise<Stages> {
     const { backend, profilers } = this;
-    const records = pass.at(arena, backend), laps = profilers.size ? new Float64Array(pass.count) : undefined;
-    await backend.run(records, pass.count, signal, laps);
+    await done;
     if (laps) for (const profiler of profilers) profiler.note(name, records, laps);
     const kept: Stages = new Map();
     for (const [name, { offset, rows, columns, stride }] of pass.kept) {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
-import { Kosmos2Processor } from "kosmos2-wasm";
+import { Kosmos2Error, Kosmos2Processor } from "kosmos2-wasm";
 import { Engine, type Question, type Sequence } from "#src/engine.js";
 import { greedy } from "#src/generate/greedy.js";
 import { Habits } from "#src/generate/guess.js";
@@ -165,6 +165,52 @@ test("an abort ends what threads went on to as well, and the engine goes on", as
   }
   await quiet();
   assert.equal(taken(), before);
+  done();
+});
+
+test("threads take no token from a pass that was ended or did not begin", async () => {
+  const { e, taken, plain, quiet, done } = await watched("f32"), long = Array.from({ length: 400 }, (_, i) => 3 + (i % 50));
+  const right = await plain(texts[0], 5), before = (await plain(long, 1), taken());
+  const heap = (e.backend as unknown as { heap: { alloc(bytes: number): number; taken: Map<number, number> } }).heap, alloc = heap.alloc;
+  const garbage = () => {
+    for (const { room } of e["passes"]["arenas"]) {
+      const address = room["address"];
+      if (address) e.backend.write(address, new Uint8Array(heap.taken.get(address)! - 64).fill(0x7f)); // as a token it lies far outside of all memory
+    }
+  };
+  const reason = new Error("enough");
+  for (let round = 0; round < 6; round++) {
+    const controller = new AbortController(), sequence = e.begin();
+    garbage();
+    const choice = e.choose([{ sequence, ids: long, banned: [[]], next: true }], controller.signal);
+    setTimeout(() => controller.abort(reason), round);
+    await assert.rejects(choice, reason);
+    e.end(sequence);
+  }
+  await quiet();
+  // no room for the list of the pass, of the next one, …
+  for (let room = 0, found = 0; found === 0; room++) {
+    const lists = (e.backend as unknown as { lists: { address: number; bytes: number }[] }).lists, sequence = e.begin();
+    for (const list of lists) {
+      if (list.address) e.backend.free(list.address);
+      list.address = list.bytes = 0;
+    }
+    garbage();
+    let left = room;
+    heap.alloc = (bytes) => {
+      if (left-- <= 0) throw new Kosmos2Error("memory-exhausted", "memory", "Cannot get more");
+      return alloc.call(heap, bytes);
+    };
+    const choice = await e.choose([{ sequence, ids: texts[1], banned: [[]], next: true }]).catch((error: Kosmos2Error) => void assert.equal(error.code, "memory-exhausted"));
+    heap.alloc = alloc;
+    if (choice && e["ahead"]) found++;
+    if (choice) assert.deepEqual((await e.choose([{ sequence, ids: [choice[0][0].id], banned: [[]] }]))[0], (await plain(texts[1], 2)).slice(1));
+    e.end(sequence);
+    await quiet();
+    assert.deepEqual(await plain(texts[0], 5), right);
+  }
+  await quiet();
+  assert.ok(taken() <= before + 1);
   done();
 });
 

@@ -29,7 +29,8 @@ export interface Backend {
    * Carries out `count` records (graph/record.ts) in order; one run at a time, or two (`queues`). An abort takes effect between two records, and for
    * all runs there are.
    * @param laps gets the milliseconds that each record took, until the last thread was done with it
-   * @throws {Kosmos2Error} code `worker-lost` when a thread died, `disposed` after dispose
+   * @throws {Kosmos2Error} code `worker-lost` when a thread died, `disposed` after dispose. What keeps a run from beginning is thrown at once, and does not
+   *   reject: nothing may go on from a run that is not there
    */
   run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void>;
 

@@ -221,11 +221,15 @@ abstract class WasmBackend implements Backend {
     if (!this.gone) this.heap.free(address);
   }
 
-  async run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void> {
+  run(records: Uint8Array, count: number, signal?: AbortSignal, laps?: Float64Array): Promise<void> {
     if (this.gone) throw this.gone;
     signal?.throwIfAborted();
     const list = this.lists[this.queues ? this.runs++ & 1 : 0].in(this.heap, records.length, records.length);
     this.write(list, records);
+    return this.toTheEnd(list, count, signal, laps);
+  }
+
+  private async toTheEnd(list: number, count: number, signal: AbortSignal | undefined, laps: Float64Array | undefined): Promise<void> {
     const abort = () => this.abort();
     signal?.addEventListener("abort", abort);
     try {
