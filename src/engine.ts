@@ -286,8 +286,8 @@ export class Engine {
       const asked = this.foreseen(questions, signal) ?? (await this.passes.quiet(), this.ask(questions, signal));
       const next = this.goOn(asked, questions, signal);
       try {
-        const { data } = (await asked.run.kept).get("choice")!, now = performance.now();
-        if (asked.again) this.pace.note(asked.plan.banned.length, now - asked.since);
+        const { data } = (await asked.run.kept).get("choice")!, ended = asked.run.ended!; // long ago, if it was asked ahead and nobody came for it
+        if (asked.again) this.pace.note(asked.plan.banned.length, ended - asked.since);
         const best = chosen(data, this.backend.threads);
         let row = 0;
         const choices = questions.map((question) => {
@@ -295,7 +295,7 @@ export class Engine {
           return agreed(question.ids.slice(question.ids.length - made.length + 1), made);
         });
         this.commit(questions, asked.rows, questions.map((question, i) => question.banned.length - choices[i].length));
-        if (next) Object.assign(next, { ids: choices.map(([{ id }]) => id), since: now });
+        if (next) Object.assign(next, { ids: choices.map(([{ id }]) => id), since: Math.max(next.since, ended) });
         return choices;
       } catch (error) {
         for (const { sequence } of questions) this.forgo(sequence);

@@ -5,6 +5,7 @@ import { Kosmos2Error, Kosmos2Processor } from "kosmos2-wasm";
 import { Engine, type Question, type Sequence } from "#src/engine.js";
 import { greedy } from "#src/generate/greedy.js";
 import { Habits } from "#src/generate/guess.js";
+import { Pace } from "#src/generate/pace.js";
 import type { Choice } from "#src/graph/recorder.js";
 import { openModel } from "#src/weights/source.js";
 import { goldens, noGoldens, random } from "./support.js";
@@ -211,6 +212,20 @@ test("threads take no token from a pass that was ended or did not begin", async 
   }
   await quiet();
   assert.ok(taken() <= before + 1);
+  done();
+});
+
+test("a pass that threads went on to takes as long as it ran, however late somebody comes for it", async () => {
+  const { e, done } = await watched("f32"), pace = e.pace, sequence = e.begin();
+  Object.assign(e, { pace: new Pace() });
+  let [[{ id }]] = await e.choose([{ sequence, ids: texts[0], banned: [[]], next: true }]);
+  for (let i = 0; i < 8; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    [[{ id }]] = await e.choose([{ sequence, ids: [id], banned: [[]], next: true }]);
+  }
+  assert.ok(e.pace.cost(1) < 50, `${e.pace.cost(1)} ms`);
+  Object.assign(e, { pace });
+  e.end(sequence);
   done();
 });
 
