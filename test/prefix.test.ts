@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Kosmos2ForConditionalGeneration, Kosmos2Processor, Prefix } from "kosmos2-wasm";
+import { Kosmos2Error, Kosmos2ForConditionalGeneration, Kosmos2Processor, Prefix } from "kosmos2-wasm";
 import { Engine } from "#src/engine.js";
 import type { Choice } from "#src/graph/recorder.js";
 import type { Text } from "#src/prefix.js";
@@ -36,6 +36,24 @@ test("a text that begins as one before reads only what is left, with the same bi
     assert.deepEqual(found.choices, wanted.choices);
     assert.equal(found.rows, wanted.rows - (i ? 64 : 0));
   }
+  prefix.dispose();
+});
+
+test("a beginning that is given up while it is being shared is shared all the same", async () => {
+  const prefix = new Prefix(), question = text([460, 25, 21, 27]), wanted = await ask(question);
+  await ask(question, prefix);
+  const heap = (engine.backend as unknown as { heap: { alloc(bytes: number): number } }).heap, alloc = heap.alloc;
+  let asked = 0;
+  heap.alloc = (bytes) => {
+    if (asked++ === 0) throw new Kosmos2Error("memory-exhausted", "memory", "Cannot get more");
+    const address = alloc.call(heap, bytes);
+    engine.backend.write(address, new Uint8Array(bytes).fill(0x3f)); // what was given up is used by others
+    return address;
+  };
+  const found = await ask(question, prefix);
+  heap.alloc = alloc;
+  assert.deepEqual(found.choices, wanted.choices);
+  assert.equal((await ask(question, prefix)).rows, wanted.rows); // it was given up
   prefix.dispose();
 });
 

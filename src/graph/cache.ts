@@ -50,14 +50,18 @@ export class Cache {
   /** A cache that begins with the first rows of this one: whole blocks that both have and neither writes again. */
   share(rows: number): Cache {
     if (rows % BLOCK !== 0 || rows > this.length) throw new RangeError(`Cannot share ${rows} rows of ${this.length}: whole blocks of ${BLOCK}`);
-    const other = new Cache(this.memory, this.shape, this.capacity);
-    for (const block of this.blocks.slice(0, rows / BLOCK)) {
-      block.users++;
-      other.blocks.push(block);
+    const blocks = this.blocks.slice(0, rows / BLOCK);
+    for (const block of blocks) block.users++; // first: where memory is short, room for the table is made by giving up this very cache
+    try {
+      const other = new Cache(this.memory, this.shape, this.capacity);
+      other.blocks.push(...blocks);
+      other.length = rows;
+      other.writeTable();
+      return other;
+    } catch (error) {
+      this.leave(blocks);
+      throw error;
     }
-    other.length = rows;
-    other.writeTable();
-    return other;
   }
 
   /** Where in a block a layer's keys or values begin, in bytes. */
@@ -66,8 +70,12 @@ export class Cache {
   }
 
   free(): void {
-    for (const block of this.blocks.splice(0)) if (--block.users === 0) this.memory.free(block.address);
+    this.leave(this.blocks.splice(0));
     this.memory.free(this.table);
+  }
+
+  private leave(blocks: readonly Block[]): void {
+    for (const block of blocks) if (--block.users === 0) this.memory.free(block.address);
   }
 
   private writeTable(): void {
