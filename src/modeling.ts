@@ -295,6 +295,7 @@ export interface Session {
    * @returns [ids.length, vocabSize]: logits after each of them
    */
   feed(ids: readonly number[], options?: { signal?: AbortSignal }): Promise<Tensor>;
+  /** Gives memory back; what is being read is read to its end, later calls reject with code `disposed`. Twice is fine. */
   dispose(): void;
 }
 
@@ -354,15 +355,32 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     const [row] = this.rows(inputs);
     const pictures = await this.pictures(inputs);
     const sequence = this.engine.begin();
+    let feeding = 0, over = false, given = false;
+    const giveBack = () => {
+      if (!over || feeding > 0 || given) return;
+      given = true;
+      this.engine.end(sequence);
+    };
+    const dispose = () => {
+      over = true;
+      giveBack();
+    };
     const feed = async (reading: Omit<Reading, "sequence">, signal?: AbortSignal) => {
-      const { rows, columns, data } = (await this.engine.read([{ sequence, ...reading }], { signal })).get("logits")!;
-      return tensor("float32", data, [rows, columns]);
+      if (over) throw new Kosmos2Error("disposed", "state", "Cannot read on: the session was disposed of; start another");
+      feeding++;
+      try {
+        const { rows, columns, data } = (await this.engine.read([{ sequence, ...reading }], { signal })).get("logits")!;
+        return tensor("float32", data, [rows, columns]);
+      } finally {
+        feeding--;
+        giveBack();
+      }
     };
     try {
       const logits = await feed({ ids: row.ids, places: row.places, images: pictures?.[0].embeds }, inputs.signal);
-      return { logits, feed: (ids, options = {}) => feed({ ids }, options.signal), dispose: () => this.engine.end(sequence) };
+      return { logits, feed: (ids, options = {}) => feed({ ids }, options.signal), dispose };
     } catch (error) {
-      this.engine.end(sequence);
+      dispose();
       throw error;
     }
   }

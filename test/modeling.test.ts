@@ -55,6 +55,21 @@ for (const dtype of ["f32", "f16", "i8", "i4", "w8a8"] as const) {
     assert.deepEqual(Int32Array.from(steps), bits(logits));
   });
 
+  test(`${dtype}: a session gives back what it held once, when nothing is being read into it any more`, async () => {
+    const m = await model({ dtype }), more = [900, 70, 450, 451], session = await m.startSession(single[0]), other = await m.startSession(single[0]);
+    const wanted = await other.feed(more), answer = m.generate({ ...single[0], maxNewTokens: 40 });
+    const feeding = session.feed(more); // waits for its turn
+    session.dispose();
+    session.dispose();
+    const later = await m.startSession(single[0]); // takes what was given back
+    assert.deepEqual(bits(await feeding), bits(wanted));
+    await assert.rejects(session.feed(more), (error: Error & { code?: string }) => error.code === "disposed");
+    session.dispose();
+    assert.deepEqual(bits(await later.feed(more)), bits(wanted));
+    await answer;
+    for (const each of [other, later]) each.dispose();
+  });
+
   test(`${dtype}: a padded batch answers as each row does alone`, async () => {
     const m = await model({ dtype });
     const alone = await Promise.all(single.map((inputs) => m.generate({ ...inputs, maxNewTokens: 40 })));
