@@ -1,7 +1,8 @@
 /** `kosmos2 caption`: pictures to captions and boxes, one after another through one model. */
-import { existsSync, statSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
-import { annotate, Kosmos2, type Caption, type Entity, type Piece } from "../index.js";
+import { accessSync, constants, existsSync, realpathSync, statSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { annotate, Kosmos2, Kosmos2Error, type Caption, type Entity, type Piece } from "../index.js";
+import { imageAddress } from "../platform/node/images.js";
 import { profileJson, profileTable } from "./profile.js";
 import { count, engineOptions, loadOptions, modelSource, parse, UsageError } from "./options.js";
 import { logger, paint, table, type Terminal } from "./terminal.js";
@@ -70,7 +71,7 @@ export async function caption(args: string[], terminal: Terminal, signal: AbortS
         const told = { ...line(image, prompt, result), ...(profile && { profile: profileJson(profile) }) };
         terminal.out(values.json ? `${JSON.stringify(told)}\n` : people(terminal, image, result, images.length > 1));
         if (profile && !values.json) terminal.out(profileTable(profile));
-        if (outputs) writeFileSync(outputs[i], await engine.annotate(image, result, { signal }));
+        if (outputs) save(outputs[i], await engine.annotate(image, result, { signal }));
       } catch (error) {
         if (signal.aborted) throw error;
         failed++;
@@ -83,21 +84,50 @@ export async function caption(args: string[], terminal: Terminal, signal: AbortS
   return failed ? 1 : 0;
 }
 
-/** Where each picture's annotated copy goes: one file for one picture, else files of a folder, each named once. */
+/** Where each picture's annotated copy goes: one file for one picture, else files of a folder, each named once and none of them a picture itself. */
 function annotations(to: string | undefined, images: readonly string[]): string[] | undefined {
   if (to === undefined) return undefined;
   const folder = /[/\\]$/.test(to) || (existsSync(to) && statSync(to).isDirectory());
-  if (folder && !existsSync(to)) throw new UsageError(`there is no folder ${to}`);
   if (!folder && images.length > 1) throw new UsageError(`--annotate takes a folder for ${images.length} pictures`);
   if (!folder && !/\.png$/i.test(to)) throw new UsageError(`--annotate writes .png, not "${to}"`);
-  if (!folder) return [to];
-  const taken = new Map<string, number>();
-  return images.map((image) => {
-    const name = basename(image).replace(/\.\w+$/, "") || "picture";
-    const times = (taken.get(name) ?? 0) + 1;
-    taken.set(name, times);
-    return join(to, `${name}${times > 1 ? `-${times}` : ""}.png`);
-  });
+  const into = folder ? to : dirname(to);
+  if (!existsSync(into)) throw new UsageError(`there is no folder ${into}`);
+  const taken = new Set<string>();
+  const outputs = folder ? images.map((image) => {
+    const stem = basename(image).replace(/\.\w+$/, "") || "picture";
+    let name = stem;
+    for (let n = 2; taken.has(name.toLowerCase()); n++) name = `${stem}-${n}`; // a and A are one file on some disks
+    taken.add(name.toLowerCase());
+    return join(to, `${name}.png`);
+  }) : [to];
+  const pictures = new Set(images.map(realPath));
+  for (const output of outputs) {
+    if (pictures.has(realPath(output))) throw new UsageError(`--annotate would write over the picture ${output}; give another ${folder ? "folder" : "name"}`);
+    try {
+      accessSync(existsSync(output) ? output : into, constants.W_OK);
+    } catch (error) {
+      throw new UsageError(`--annotate cannot write ${output}: ${(error as Error).message}`);
+    }
+  }
+  return outputs;
+}
+
+/** Where a name leads, links followed; what isn't there is only what it is called. */
+function realPath(name: string): string {
+  try {
+    const address = imageAddress(name);
+    return realpathSync.native("path" in address ? address.path : name);
+  } catch {
+    return resolve(name);
+  }
+}
+
+function save(output: string, png: Uint8Array): void {
+  try {
+    writeFileSync(output, png);
+  } catch (error) {
+    throw new Kosmos2Error("output-unwritable", "state", `Cannot write "${output}": ${(error as Error).message}`, { file: output }, error);
+  }
 }
 
 /** Draws how far loading is, over itself. */

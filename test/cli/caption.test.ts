@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { pathToFileURL } from "node:url";
 import { caption, type Engine } from "#src/cli/caption.js";
 import { main } from "#src/cli/commands.js";
 import { UsageError } from "#src/cli/options.js";
@@ -155,11 +156,48 @@ test("caption --annotate writes a file for one picture, and into a folder for ma
   assert.deepEqual(["a.png", "a-2.png"].map((name) => readFileSync(join(folder, name), "utf8")), ["PNG", "PNG"]);
 });
 
+test("caption --annotate names no two pictures alike, whatever their names come to", async () => {
+  for (const [i, images] of [["x/a.png", "x/a-2.png", "y/a.png"], ["dog.jpg", "dog.png", "dog-2.png"], ["a.png", "A.png"]].entries()) {
+    const to = join(folder, `names-${i}`);
+    mkdirSync(to);
+    assert.equal(await caption([...images, "--annotate", to], terminal(), never, fake()), 0);
+    assert.equal(new Set(readdirSync(to).map((name) => name.toLowerCase())).size, images.length, images.join(" "));
+  }
+});
+
+test("caption --annotate refuses to write over a picture, also by another name", async () => {
+  const engine = fake(), own = join(folder, "own"), picture = join(own, "picture.png");
+  mkdirSync(own);
+  writeFileSync(picture, "the original");
+  symlinkSync(picture, join(folder, "link.png"));
+  symlinkSync(own, join(folder, "other"));
+  for (const args of [[picture, picture], [picture, own], [picture, join(folder, "other")], [pathToFileURL(picture).href, picture], [picture, join(folder, "link.png")], [join(folder, "link.png"), picture]]) {
+    await assert.rejects(caption([args[0], "--annotate", args[1]], terminal(), never, engine), (error) => error instanceof UsageError && /would write over the picture/.test(error.message), args.join(" "));
+  }
+  assert.deepEqual([engine.asked, readFileSync(picture, "utf8")], [[], "the original"]);
+});
+
+test("caption --annotate refuses what it can't write before it does any work", { skip: process.getuid?.() === 0 && "root may write anywhere" }, async () => {
+  const engine = fake(), closed = join(folder, "closed");
+  mkdirSync(closed);
+  chmodSync(closed, 0o500);
+  for (const to of [closed, join(closed, "x.png")]) await assert.rejects(caption(["a.png", "--annotate", to], terminal(), never, engine), /cannot write .*: EACCES/);
+  assert.deepEqual(engine.asked, []);
+});
+
+test("caption says which annotated copy it could not write, and does the other pictures", async () => {
+  const t = terminal(), to = join(folder, "odd");
+  mkdirSync(join(to, "a.png"), { recursive: true });
+  assert.equal(await caption(["a.png", "b.png", "--annotate", to], t, never, fake()), 1);
+  assert.match(t.stderr, /^kosmos2: a\.png: Cannot write ".*a\.png": EISDIR[^\n]*\n$/);
+  assert.equal(readFileSync(join(to, "b.png"), "utf8"), "PNG");
+});
+
 test("caption refuses wrong usage before it loads anything", async () => {
   const engine = fake();
   for (const args of [
     [], ["a.png", "--threads", "0"], ["a.png", "--threads", "two"], ["a.png", "--dtype", "i7"], ["a.png", "--engine", "fast"], ["a.png", "--max-new-tokens", "-1"],
-    ["a.png", "--colour"], ["a.png", "--prompt"], ["a.png", "b.png", "--annotate", "out.png"], ["a.png", "--annotate", "out.jpg"], ["a.png", "--annotate", "nowhere/"],
+    ["a.png", "--colour"], ["a.png", "--prompt"], ["a.png", "b.png", "--annotate", "out.png"], ["a.png", "--annotate", "out.jpg"], ["a.png", "--annotate", "nowhere/"], ["a.png", "--annotate", "nowhere/x.png"],
   ]) {
     await assert.rejects(caption(args, terminal(), never, engine), UsageError, args.join(" "));
   }
