@@ -7,7 +7,7 @@
  * Two at work on one OUT at once write the same bytes to the same places; the later one fails at the end.
  */
 import { createHash, type Hash } from "node:crypto";
-import { mkdir, open, readFile, readdir, rename, rm, rmdir, stat, truncate, writeFile, type FileHandle } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm, rmdir, stat, truncate, writeFile, type FileHandle } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import type { Backend } from "../backend/backend.js";
 import { createWasmBackend } from "../backend/wasm/wasm.js";
@@ -19,6 +19,7 @@ import { checkNumbers } from "../weights/load.js";
 import { packHeader, packInfo, packVersion, planPack, sourceLine, type PackFacts, type PlannedPart } from "../weights/packs.js";
 import { clearOutput, panelBytes, panelOf, type Format } from "../weights/quant.js";
 import { openModel, type ModelSource } from "../weights/source.js";
+import { filesOf, notEmpty, unwritable } from "./output.js";
 import { embedTokens, findTensors, lmHead, shapeOf, type FoundTensor, type Logger } from "../weights/tensors.js";
 
 export interface PackOptions {
@@ -209,18 +210,14 @@ class Packing {
 
   /** Whether the folder was renamed by a run that was killed after it. @throws when something else is there */
   async #alreadyDone(): Promise<boolean> {
-    const there = await readdir(this.#out).catch((error: NodeJS.ErrnoException) => {
-      if (error.code === "ENOENT") return undefined;
-      throw new Kosmos2Error("output-exists", "input", `Cannot pack into "${this.#out}": ${error.code === "ENOTDIR" ? "it is a file" : error.message}`, { file: this.#out }, error);
-    });
-    if (!there?.length) return false;
+    if (!(await filesOf(this.#out, "pack into")).length) return false;
     const lines = (await readFile(this.#journal, "utf8").catch(() => "")).split("\n");
     if (`${lines[0]}\n` === this.#identity() && lines.length === this.#blocks.length + 2 && !(await stat(this.#work).catch(() => undefined))) {
       this.#blocks.forEach((block, i) => this.#note(block, lines[i + 1]));
       await rm(this.#journal);
       return true;
     }
-    throw new Kosmos2Error("output-exists", "input", `Cannot pack into "${this.#out}": it is there and not empty; remove it, or give another folder`, { file: this.#out });
+    throw notEmpty(this.#out, "pack into");
   }
 
   /** How many blocks are there and right. What comes behind them is cut off the journal. */
@@ -398,9 +395,7 @@ class Packing {
       return await work();
     } catch (error) {
       if (error instanceof Kosmos2Error) throw error;
-      const full = ["ENOSPC", "EDQUOT"].includes((error as NodeJS.ErrnoException).code ?? "");
-      throw new Kosmos2Error("output-unwritable", "state",
-        `Cannot pack into "${this.#out}": ${full ? "the disk is full; make room" : (error as Error).message}; what is done is kept, call again to go on`, { file: this.#out }, error);
+      throw unwritable(this.#out, "pack into", error, "; what is done is kept, call again to go on");
     }
   }
 }

@@ -9,9 +9,10 @@ import { openModel, type ModelSource } from "../weights/source.js";
 import { safetensorsHeader } from "../weights/safetensors.js";
 import { syntheticTensor } from "../weights/synthetic.js";
 import { storedTensors, type TensorSpec } from "../weights/tensors.js";
+import { filesOf, notEmpty, unwritable } from "./output.js";
 
 export interface SynthesizeOptions {
-  /** The folder to write; made when it isn't there. Files of a model in it are replaced. */
+  /** The folder to make; must not be there, or be empty. */
   readonly out: string;
   /** Default: the released sizes, 1.66 billion parameters. */
   readonly config?: Kosmos2Config;
@@ -36,8 +37,19 @@ const processorFiles = [
 /** Numbers made and written at a time. */
 const blockNumbers = 2 ** 20;
 
-/** @returns bytes of weights written */
+/**
+ * @returns bytes of weights written
+ * @throws {Kosmos2Error} code `output-exists`, `output-unwritable`
+ */
 export async function synthesize(options: SynthesizeOptions): Promise<number> {
+  const { out } = options, action = "write a checkpoint into";
+  if ((await filesOf(out, action)).length) throw notEmpty(out, action);
+  return write(options).catch((error: NodeJS.ErrnoException) => {
+    throw error.syscall ? unwritable(out, action, error) : error; // the disk's own
+  });
+}
+
+async function write(options: SynthesizeOptions): Promise<number> {
   const { out, config = new Kosmos2Config(), dtype = "f32", seed = 0, shards = 1, signal, onProgress } = options;
   const bytes = dtype === "f32" ? 4 : 2;
   const specs = storedTensors(config).sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -56,11 +68,8 @@ export async function synthesize(options: SynthesizeOptions): Promise<number> {
       onProgress?.({ loaded, total, file });
     });
   }
-  const index = "model.safetensors.index.json";
   const json = (file: string, content: unknown): Promise<void> => writeFile(join(out, file), `${JSON.stringify(content, undefined, 2)}\n`);
-  if (parts.length > 1) await json(index, { metadata: { total_parameters: total / bytes, total_size: total }, weight_map: weightMap });
-  // what an earlier run left would be read in place of this one's
-  await rm(join(out, parts.length > 1 ? "model.safetensors" : index), { force: true });
+  if (parts.length > 1) await json("model.safetensors.index.json", { metadata: { total_parameters: total / bytes, total_size: total }, weight_map: weightMap });
 
   const { bosTokenId, padTokenId, eosTokenId, noRepeatNgramSize } = config.textConfig;
   // Hugging Face's reader tells 1 from 1.0, and takes no whole number here

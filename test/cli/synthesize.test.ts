@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { synthesize, type SynthesizeOptions } from "#src/cli/synthesize.js";
+import { Kosmos2Error } from "#src/errors.js";
 import { Kosmos2Config } from "#src/model/config.js";
 import { Checkpoint } from "#src/weights/checkpoint.js";
 import { openModel } from "#src/weights/source.js";
@@ -53,8 +54,19 @@ test("synthesize gives the same bytes for the same seed, whatever the shards", a
   const name = "text_model.model.layers.0.ffn.fc1.weight";
   assert.deepEqual(await tensor(one, name), await tensor(three, name));
   assert.notDeepEqual(await tensor(one, name), await tensor(other, name));
-  await synthesize({ out: three, config: tinyConfig, seed: 5 });
-  assert.ok(!readdirSync(three).includes("model.safetensors.index.json"), "an index left from before would name other files");
+});
+
+test("synthesize writes over nothing that is there, and says why a folder can't be made", async () => {
+  const out = await made(), before = hash(join(out, "model.safetensors")), into = (out: string) => synthesize({ out, config: tinyConfig, seed: 7 });
+  const refusal = (code: string, message: RegExp) => (error: unknown) => error instanceof Kosmos2Error && error.code === code && message.test(error.message);
+  await assert.rejects(into(out), refusal("output-exists", /there and not empty; remove it, or give another folder$/));
+  assert.equal(hash(join(out, "model.safetensors")), before);
+  await assert.rejects(into(join(out, "config.json")), refusal("output-exists", /it is a file; give a folder$/));
+  await assert.rejects(into(join(out, "config.json", "x")), refusal("output-exists", /it is a file/));
+  await assert.rejects(into(join(folder, "x".repeat(300))), refusal("output-unwritable", /^Cannot write a checkpoint into ".*ENAMETOOLONG/));
+  const empty = join(folder, "empty");
+  mkdirSync(empty);
+  assert.ok((await into(empty)) > 0);
 });
 
 test("synthesize rounds to bf16 what it writes as f32", async () => {

@@ -145,7 +145,7 @@ export async function* bars(setup: Setup): AsyncGenerator<Row> {
   const done = (folder: string): void => {
     if (!keep && made.has(folder)) remove(folder);
   };
-  const checkpoint = (dtype: "f32" | "bf16") => there(dtype, (out) => synthesize({ out, dtype, seed: 1, config: setup.config, shards: setup.shards, processor: setup.processor }));
+  const checkpoint = (dtype: "f32" | "bf16") => there(dtype, (out) => (remove(out), synthesize({ out, dtype, seed: 1, config: setup.config, shards: setup.shards, processor: setup.processor })));
   const packing = (source: string, dtype: Format, out: string) => ({ source, dtype, out, threads, blockBytes: setup.blockBytes, fileBytes: setup.fileBytes });
 
   const wanted = (...numbers: number[]): boolean => !setup.only || numbers.some((number) => setup.only!.includes(number));
