@@ -9,7 +9,11 @@ process.on("SIGINT", () => {
   interrupted.abort(new Error("Interrupted"));
 });
 // a reader that went away (`| head`) wants no more: that is no failure
-process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  process.stderr.write(`kosmos2: Cannot write the results: ${error.message}\n`, () => process.exit(1));
+});
+process.stderr.on("error", () => {}); // results are worth more than what nobody reads
 
 void main(process.argv.slice(2), processTerminal(), interrupted.signal).then((code) => {
   process.exitCode = code;

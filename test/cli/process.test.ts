@@ -1,7 +1,7 @@
 /** The built command as a process: what reaches the shell. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { spawn, type ChildProcess, type StdioOptions } from "node:child_process";
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -20,17 +20,22 @@ interface Ended {
   stderr: string;
 }
 
-/** Runs the command to its end. @param watch sees stdout as it grows, and may interrupt */
-function kosmos2(args: string[], watch?: (stdout: string, interrupt: () => void) => void, env: Record<string, string> = {}): Promise<Ended> {
-  const child = spawn(process.execPath, [join(root, "dist/cli/main.js"), ...args], { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+const start = (args: string[], env: Record<string, string> = {}, stdio: StdioOptions = ["ignore", "pipe", "pipe"]): ChildProcess =>
+  spawn(process.execPath, [join(root, "dist/cli/main.js"), ...args], { env: { ...process.env, ...env }, stdio });
+
+/** @param watch sees stdout as it grows, and may interrupt */
+function ended(child: ChildProcess, watch?: (stdout: string, interrupt: () => void) => void): Promise<Ended> {
   const ended: Ended = { code: null, stdout: "", stderr: "" };
-  child.stdout.on("data", (data) => {
+  child.stdout?.on("data", (data) => {
     ended.stdout += data;
     watch?.(ended.stdout, () => child.kill("SIGINT"));
   });
-  child.stderr.on("data", (data) => (ended.stderr += data));
+  child.stderr?.on("data", (data) => (ended.stderr += data));
   return new Promise((resolve) => child.on("close", (code) => resolve({ ...ended, code })));
 }
+
+/** Runs the command to its end. */
+const kosmos2 = (args: string[], watch?: (stdout: string, interrupt: () => void) => void, env?: Record<string, string>): Promise<Ended> => ended(start(args, env), watch);
 
 test("kosmos2 caption says in f32 what Hugging Face's own code says, ids, text and boxes", async () => {
   for (const prompt of new Set(cases.map((one) => one.prompt))) {
@@ -51,6 +56,29 @@ test("kosmos2 caption prints no colour when its output is a pipe, reports a bad 
   assert.match(stdout, /two keys[\s\S]*a rocket/);
   assert.doesNotMatch(stdout, /\x1b/);
   assert.match(stderr, /^kosmos2: .*README\.md: Cannot [^\n]*\n$/);
+});
+
+test("kosmos2 goes on when nobody reads its stderr", async () => {
+  const child = start(["caption", "none.png", keys]);
+  child.stderr!.destroy();
+  let stdout = "";
+  child.stdout!.on("data", (data) => (stdout += data));
+  assert.equal(await new Promise((resolve) => child.on("close", resolve)), 1); // none.png
+  assert.match(stdout, /two keys/);
+});
+
+test("kosmos2 says that it could not write its results, but nothing when their reader went away", async () => {
+  const child = start(["caption", keys, rocket, "--json"]);
+  child.stdout!.destroy();
+  let stderr = "";
+  child.stderr!.on("data", (data) => (stderr += data));
+  assert.deepEqual([await new Promise((resolve) => child.on("close", resolve)), stderr], [0, ""]);
+  if (!existsSync("/dev/full")) return;
+  const full = openSync("/dev/full", "w");
+  const { code, stderr: said } = await ended(start(["caption", keys], {}, ["ignore", full, "pipe"]));
+  closeSync(full);
+  assert.equal(code, 1);
+  assert.match(said, /^kosmos2: Cannot write the results: ENOSPC[^\n]*\n$/);
 });
 
 test("kosmos2 caption --annotate writes a PNG", async () => {
