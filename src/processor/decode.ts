@@ -65,8 +65,9 @@ const DEFAULT_MAX_PIXELS = 100_000_000;
 /**
  * The pixels of a picture, upright.
  *
- * @throws {Kosmos2Error} code `image-not-found` (nothing at a path or URL), `image-format` (not on the list), `image-unreadable`
- *   (damaged), `image-too-large`, `image-invalid` (no picture at all, or pixels whose numbers disagree), `sharp-missing`
+ * @throws {Kosmos2Error} code `image-not-found` (nothing at a path or URL), `path-refused` (a path to what is no file), `file-unreadable`,
+ *   `image-format` (not on the list), `image-unreadable` (damaged), `image-too-large`, `image-invalid` (no picture at all, or pixels
+ *   whose numbers disagree), `sharp-missing`
  */
 export async function decode(image: ImageInput, options: ImageOptions = {}): Promise<Picture> {
   const { signal, exif = true, maxPixels = DEFAULT_MAX_PIXELS } = options;

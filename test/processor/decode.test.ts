@@ -141,6 +141,19 @@ test("decode takes a path, URLs, bytes, Blobs and pixels, and leaves them as the
   }
 });
 
+test("decode refuses a folder and a pipe at once, and says what to do", { timeout: 10_000 }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), "kosmos2-"));
+  try {
+    await assert.rejects(decode(folder), refusal("path-refused", /it is a folder, wanted a file; name the files in it$/));
+    if (process.platform === "win32") return;
+    const pipe = join(folder, "pipe");
+    await promisify(execFile)("mkfifo", [pipe]);
+    await assert.rejects(decode(pipe), refusal("path-refused", /it is a pipe or device, wanted a file; .* caption - reads standard input$/));
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
 test("decode refuses pixels whose numbers disagree, and what is no picture", async () => {
   const data = new Uint8Array(12);
   for (const [input, pattern] of [

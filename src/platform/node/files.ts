@@ -41,17 +41,16 @@ function folder(name: string, path: string): ModelFiles {
 /** Most bytes of one read: the kernel moves at most 2³¹ − 4096, and an abort waits for no longer than this takes. */
 const mostRead = 2 ** 26;
 
-/** Opens a file; undefined when there is none. */
+/** Opens a file; undefined when there is none. @throws {Kosmos2Error} code `path-refused` for what is no file, `file-unreadable` */
 export async function openPath(path: string, signal?: AbortSignal): Promise<ByteSource | undefined> {
   signal?.throwIfAborted();
-  const handle = await open(path).catch((error) => {
-    if (code(error) === "ENOENT") return undefined;
-    throw new Kosmos2Error("file-unreadable", "load", `Cannot open "${path}": ${(error as Error).message}`, { file: path }, error);
-  });
-  if (!handle) return undefined;
   try {
-    const stats = await handle.stat();
-    if (!stats.isFile()) throw new Kosmos2Error("path-refused", "input", `Cannot open "${path}": it is not a file`, { file: path });
+    const stats = await stat(path); // first: to open a pipe is to wait for its writer
+    if (!stats.isFile()) {
+      const [found, cure] = stats.isDirectory() ? ["a folder", "name the files in it"] : ["a pipe or device", "pass its bytes; kosmos2 caption - reads standard input"];
+      throw new Kosmos2Error("path-refused", "input", `Cannot open "${path}": it is ${found}, wanted a file; ${cure}`, { file: path, found });
+    }
+    const handle = await open(path);
     return {
       size: stats.size,
       async read(into, offset, signal) {
@@ -65,8 +64,8 @@ export async function openPath(path: string, signal?: AbortSignal): Promise<Byte
       close: () => handle.close(),
     };
   } catch (error) {
-    await handle.close();
-    throw error;
+    if (code(error) === "ENOENT") return undefined;
+    throw error instanceof Kosmos2Error ? error : new Kosmos2Error("file-unreadable", "load", `Cannot open "${path}": ${(error as Error).message}`, { file: path }, error);
   }
 }
 
