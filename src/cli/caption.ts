@@ -1,6 +1,8 @@
 /** `kosmos2 caption`: pictures to captions and boxes, one after another through one model. */
 import { accessSync, constants, existsSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { addAbortSignal } from "node:stream";
+import { buffer } from "node:stream/consumers";
 import { annotate, Kosmos2, Kosmos2Error, type Caption, type Entity, type Piece } from "../index.js";
 import { imageAddress } from "../platform/node/images.js";
 import { profileJson, profileTable } from "./profile.js";
@@ -12,6 +14,7 @@ const PROMPT = "<grounding> An image of";
 export const captionUsage = `kosmos2 caption IMAGE… [--prompt TEXT] [--model MODEL] [--max-new-tokens N] [--annotate OUT.png] [--profile] [--json]
 
 Says what is in pictures, and where: boxes in pixels, as fractions 0…1, and as cells of the 32 × 32 grid.
+An IMAGE is a file, a URL, or - for standard input.
 
   --prompt TEXT         what to go on from. Default: "${PROMPT}"; boxes need <grounding> in front
   --model MODEL         a Kosmos-2 of the Hugging Face hub ("microsoft/kosmos-2-patch14-224", fetched once), its folder or URL, or
@@ -48,8 +51,9 @@ export async function caption(args: string[], terminal: Terminal, signal: AbortS
   if (!prompt.includes("<grounding>")) terminal.err("kosmos2: the prompt has no <grounding>, so there will be no boxes\n");
 
   const kosmos = await engine.load(modelSource(values.model), { ...load, signal, logger: logger(terminal), ...(terminal.live && { onProgress: progress(terminal) }) });
-  const answer = async (image: string): Promise<Caption> => {
-    const stream = kosmos.stream(image, { prompt, maxNewTokens, signal }), pieces: Piece[] = [];
+  let stdin: Promise<Uint8Array> | undefined; // read once, however often it is named
+  const answer = async (image: string, picture: string | Uint8Array): Promise<Caption> => {
+    const stream = kosmos.stream(picture, { prompt, maxNewTokens, signal }), pieces: Piece[] = [];
     try {
       for await (const piece of stream) {
         pieces.push(piece);
@@ -67,11 +71,12 @@ export async function caption(args: string[], terminal: Terminal, signal: AbortS
   try {
     for (const [i, image] of images.entries()) {
       try {
-        const { result, profile } = values.profile ? await kosmos.profile(() => answer(image)) : { result: await answer(image), profile: undefined };
+        const picture = image === "-" ? await (stdin ??= buffer(addAbortSignal(signal, process.stdin))) : image;
+        const { result, profile } = values.profile ? await kosmos.profile(() => answer(image, picture)) : { result: await answer(image, picture), profile: undefined };
         const told = { ...line(image, prompt, result), ...(profile && { profile: profileJson(profile) }) };
         terminal.out(values.json ? `${JSON.stringify(told)}\n` : people(terminal, image, result, images.length > 1));
         if (profile && !values.json) terminal.out(profileTable(profile));
-        if (outputs) save(outputs[i], await engine.annotate(image, result, { signal }));
+        if (outputs) save(outputs[i], await engine.annotate(picture, result, { signal }));
       } catch (error) {
         if (signal.aborted) throw error;
         failed++;
@@ -94,7 +99,7 @@ function annotations(to: string | undefined, images: readonly string[]): string[
   if (!existsSync(into)) throw new UsageError(`there is no folder ${into}`);
   const taken = new Set<string>();
   const outputs = folder ? images.map((image) => {
-    const stem = basename(image).replace(/\.\w+$/, "") || "picture";
+    const stem = image === "-" ? "stdin" : basename(image).replace(/\.\w+$/, "") || "picture";
     let name = stem;
     for (let n = 2; taken.has(name.toLowerCase()); n++) name = `${stem}-${n}`; // a and A are one file on some disks
     taken.add(name.toLowerCase());
@@ -115,7 +120,7 @@ function annotations(to: string | undefined, images: readonly string[]): string[
 /** Where a name leads, links followed; what isn't there is only what it is called. */
 function realPath(name: string): string {
   try {
-    const address = imageAddress(name);
+    const address = imageAddress(name === "-" ? "/dev/stdin" : name);
     return realpathSync.native("path" in address ? address.path : name);
   } catch {
     return resolve(name);

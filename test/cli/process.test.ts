@@ -58,6 +58,18 @@ test("kosmos2 caption prints no colour when its output is a pipe, reports a bad 
   assert.match(stderr, /^kosmos2: .*README\.md: Cannot [^\n]*\n$/);
 });
 
+test("kosmos2 caption - reads a picture from standard input, once, and stops waiting for it when interrupted", async () => {
+  const out = join(folder, "stdin.png"), child = start(["caption", "-", rocket, "-", "--json", "--annotate", folder], {}, ["pipe", "pipe", "pipe"]);
+  child.stdin!.end(readFileSync(keys));
+  const { code, stdout, stderr } = await ended(child);
+  assert.deepEqual([code, stderr], [0, ""]);
+  const lines = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(lines.map(({ image, caption }) => [image, /two keys|a rocket/.exec(caption)![0]]), [["-", "two keys"], [rocket, "a rocket"], ["-", "two keys"]]);
+  assert.deepEqual([...readFileSync(out).subarray(1, 4)].map((byte) => String.fromCharCode(byte)).join(""), "PNG");
+  const waiting = start(["caption", rocket, "-"], {}, ["pipe", "pipe", "pipe"]);
+  assert.equal((await ended(waiting, (_, interrupt) => interrupt())).code, 130);
+});
+
 test("kosmos2 goes on when nobody reads its stderr", async () => {
   const child = start(["caption", "none.png", keys]);
   child.stderr!.destroy();
