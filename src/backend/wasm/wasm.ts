@@ -275,8 +275,9 @@ abstract class WasmBackend implements Backend {
   }
 }
 
+/** @param reason the message has its first line, details the stack that may follow */
 const lost = (reason: string) =>
-  new Kosmos2Error("worker-lost", "worker", `Cannot go on: a thread of the engine died: ${reason}; load the model again`, { found: reason });
+  new Kosmos2Error("worker-lost", "worker", `Cannot go on: a thread of the engine died: ${reason.split("\n")[0]}; load the model again`, { found: reason });
 
 /** Threads over one memory that the host sees as well. */
 class SharedBackend extends WasmBackend {

@@ -23,7 +23,10 @@ export function thread(port: Port): (order: Order) => void {
   let compute: Compute | undefined; // without
   let work: Promise<unknown> = Promise.resolve();
 
-  const failed = (error: unknown) => port.post({ type: "failed", message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+  const failed = (error: unknown) => {
+    const said = String(error), stack = (error as Error | undefined)?.stack ?? "";
+    port.post({ type: "failed", message: stack.startsWith(said) ? stack : `${said}\n${stack}` }); // only V8's stack begins with what happened
+  };
 
   function obey(order: Order): void | Promise<void> {
     switch (order.type) {
