@@ -189,7 +189,19 @@ test("capabilities says what is used and why not more", async () => {
   assert.deepEqual([used.shared, used.threads, simd], [false, 1, true]);
   assert.ok(reasons.some((reason) => reason.includes("declined")));
   await assert.rejects(capabilities({ threads: 0 }), code("option-invalid"));
+  await assert.rejects(capabilities({ threads: NaN }), (error) => code("option-invalid")(error) && /found NaN/.test((error as Error).message));
+  const many = await capabilities({ threads: 1000 });
+  assert.equal(many.used.threads, 128);
+  assert.ok(many.reasons.includes("128 threads: the most there can be, not 1000"), many.reasons.join());
   await assert.rejects(capabilities({ engine: "fast" as "plain" }), code("option-invalid"));
+});
+
+test("the logger hears when fewer threads compute than were asked for, and nothing else", async () => {
+  const heard: string[] = [], logger = { warn: (line: string) => void heard.push(line) };
+  for (const options of [{ threads: 2 }, { shared: false }, { threads: 1, shared: false }]) await withBackend({ ...options, logger }, async () => {});
+  assert.deepEqual(heard, []);
+  await withBackend({ threads: 3, shared: false, logger }, async () => {});
+  assert.deepEqual(heard, ["Of 3 threads not all compute (one thread: shared memory was declined)"]);
 });
 
 test("a memory that would outgrow its limit is refused with what was needed", () => withBackend({ threads: 1, maxBytes: 2 ** 20 }, async (backend) => {

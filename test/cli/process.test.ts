@@ -138,6 +138,10 @@ test("kosmos2 doctor says what is used, for people and as JSON", async () => {
 test("KOSMOS2_THREADS sets the number of threads", async () => {
   const { used } = JSON.parse((await kosmos2(["doctor", "--json"], undefined, { KOSMOS2_THREADS: "1" })).stdout);
   assert.equal(used.threads, 1);
+  for (const wrong of ["abc", "0", "1.5"]) {
+    const { reasons } = JSON.parse((await kosmos2(["doctor", "--json"], undefined, { KOSMOS2_THREADS: wrong })).stdout);
+    assert.ok(reasons.some((reason: string) => reason.endsWith(`; KOSMOS2_THREADS is "${wrong}", not a whole number from 1`)), reasons.join());
+  }
 });
 
 test("kosmos2 inspect says what is in a model and what memory it takes, for people and as JSON", async () => {

@@ -87,7 +87,9 @@ export async function capabilities(options: WasmOptions = {}): Promise<Capabilit
   if (options.threads !== undefined && !(Number.isInteger(options.threads) && options.threads >= 1)) throw invalid("threads", options.threads, "a whole number from 1");
   const wanted = options.threads ?? available.threads;
   const threads = shared ? Math.min(wanted, MAX_THREADS) : 1;
-  if (shared && options.threads === undefined) reasons.push(`${threads} thread${threads > 1 ? "s" : ""}: ${available.why}`);
+  const why = wanted > MAX_THREADS ? [`the most there can be, not ${wanted}`] : [];
+  if (options.threads === undefined) why.push(available.why);
+  if (shared && why.length) reasons.push(`${threads} thread${threads > 1 ? "s" : ""}: ${why.join("; ")}`);
   return {
     simd: has.simd, relaxedSimd: has.relaxedSimd, sharedMemory: has.sharedMemory, workers: has.workers, availableThreads: available.threads,
     used: { engine, shared, threads, worker: has.workers }, reasons,
@@ -95,7 +97,7 @@ export async function capabilities(options: WasmOptions = {}): Promise<Capabilit
 }
 
 const invalid = (option: string, found: unknown, wanted: string) =>
-  new Kosmos2Error("option-invalid", "input", `Cannot use option ${option}: found ${JSON.stringify(found)}, wanted ${wanted}`, { found, wanted });
+  new Kosmos2Error("option-invalid", "input", `Cannot use option ${option}: found ${typeof found === "number" ? found : JSON.stringify(found)}, wanted ${wanted}`, { found, wanted });
 
 function sharing(): { sharedMemory: boolean; why: string } {
   if (typeof SharedArrayBuffer === "undefined") return { sharedMemory: false, why: "no SharedArrayBuffer; a page needs COOP and COEP headers for it" };
@@ -116,7 +118,8 @@ function sharing(): { sharedMemory: boolean; why: string } {
  */
 export async function createWasmBackend(options: WasmOptions = {}): Promise<Backend> {
   const { signal, logger, workerFactory } = options;
-  const { used: { engine, shared, threads, worker } } = await capabilities({ ...options, maxBytes: undefined });
+  const { used: { engine, shared, threads, worker }, reasons } = await capabilities({ ...options, maxBytes: undefined });
+  if (threads < options.threads!) logger?.warn(`Of ${options.threads} threads not all compute (${reasons.find((reason) => /^\w+ threads?: /.test(reason))})`);
   const most = pagesOf(options.maxBytes ?? MAX_PAGES * PAGE), least = options.minBytes === undefined ? most : pagesOf(options.minBytes);
   const started = async <T extends WasmBackend>(backend: T): Promise<T> => {
     try {

@@ -26,11 +26,20 @@ export function startWorker(events: WorkerEvents, factory?: WorkerFactory): Work
 
 /** CPUs this process may really use: containers often grant fewer than there are, and Node 20 does not know (libuv before 1.49). */
 export function availableThreads(): { threads: number; why: string } {
-  const wanted = Number(process.env.KOSMOS2_THREADS);
+  const text = variable("KOSMOS2_THREADS"), wanted = Number(text);
   if (Number.isInteger(wanted) && wanted > 0) return { threads: wanted, why: "KOSMOS2_THREADS" };
-  const cores = availableParallelism?.() ?? cpus().length;
-  const quota = cgroupCpus();
-  return quota < cores ? { threads: Math.max(1, Math.floor(quota)), why: `a cgroup quota of ${quota} CPUs` } : { threads: cores, why: `${cores} CPUs` };
+  const cores = availableParallelism?.() ?? cpus().length, quota = cgroupCpus();
+  const [threads, why] = quota < cores ? [Math.max(1, Math.floor(quota)), `a cgroup quota of ${quota} CPUs`] : [cores, `${cores} CPUs`];
+  return { threads, why: text ? `${why}; KOSMOS2_THREADS is "${text}", not a whole number from 1` : why };
+}
+
+/** A variable of the environment; where that may not be looked at (Deno without --allow-env), as if unset. */
+function variable(name: string): string | undefined {
+  try {
+    return process.env[name];
+  } catch {
+    return undefined;
+  }
 }
 
 /** What a file says; nothing where it can't be read. */
