@@ -44,6 +44,7 @@ test("the installed package captions in this Node", { skip: noProject }, () => s
 for (const [name, command, ...args] of [
   ["Node 24", toolPackage("node/bin/node")],
   ["Deno", tool("deno"), "run", "--allow-all", "--quiet"],
+  ["Deno with the permissions that README.md names", tool("deno"), "run", "--no-prompt", "--allow-read", "--allow-env", "--allow-ffi", "--quiet"],
   ["Bun", tool("bun")],
 ] as const) {
   test(`the installed package captions in ${name}, with the same ids`, { skip }, async () => {

@@ -25,7 +25,7 @@ function loadSharp(): typeof import("sharp").default {
     return (loaded = sharp);
   } catch (cause) {
     throw new Kosmos2Error("sharp-missing", "unsupported",
-      "Cannot decode the picture: JPEG, PNG and WebP need sharp, which did not load; run `npm install sharp`, or give pixels as { width, height, channels: 4, data }",
+      "Cannot decode the picture: JPEG, PNG and WebP need sharp, which did not load; run `npm install sharp` (Deno: --allow-env --allow-ffi), or give pixels as { width, height, channels: 4, data }",
       { wanted: "sharp" }, cause);
   }
 }

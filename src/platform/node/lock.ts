@@ -20,14 +20,20 @@ export interface LockTiming {
 
 export const lockTiming: LockTiming = { beatMs: 2_000, silentMs: 30_000, pollMs: 200 };
 
-/** Processes that see each other's ids: in containers host names can be equal where process ids are not shared. */
-const machine = (() => {
+/**
+ * Processes that see each other's ids: in containers host names can be equal where process ids are not shared.
+ * Asked for when a lock is, since Deno may refuse it; who has no name takes over no lock at once.
+ */
+let known: string | undefined;
+const machine = (): string => (known ??= [allowed(hostname) ?? randomUUID(), allowed(() => readlinkSync("/proc/self/ns/pid"))].join(" ").trim());
+
+function allowed<T>(read: () => T): T | undefined {
   try {
-    return `${hostname()} ${readlinkSync("/proc/self/ns/pid")}`;
+    return read();
   } catch {
-    return hostname();
+    return undefined;
   }
-})();
+}
 
 export class Lock {
   /** Someone else took it. */
@@ -45,7 +51,7 @@ export class Lock {
     const key = randomUUID();
     try {
       const file = await open(path, "wx");
-      await file.writeFile(JSON.stringify({ key, pid: process.pid, machine })).finally(() => file.close());
+      await file.writeFile(JSON.stringify({ key, pid: process.pid, machine: machine() })).finally(() => file.close());
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "EEXIST") return undefined;
       throw error;
@@ -107,7 +113,7 @@ function keyOf(text: string): string | undefined {
 function isDead(text: string): boolean {
   try {
     const owner = JSON.parse(text);
-    if (owner.machine !== machine) return false;
+    if (owner.machine !== machine()) return false;
     process.kill(owner.pid, 0);
     return false;
   } catch (error) {
