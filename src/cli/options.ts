@@ -23,7 +23,8 @@ export function parse<T extends Options>(args: readonly string[], options: T): P
   try {
     return parseArgs({ args: [...args], options, allowPositionals: true, strict: true });
   } catch (error) {
-    throw new UsageError((error as Error).message.split(". ")[0].replace(/\.$/, ""));
+    const [what] = (error as Error).message.split(/\.(?:\s|$)/), option = /--[\w-]+(?=.* argument is ambiguous)/.exec(what)?.[0];
+    throw new UsageError(option ? `${option} needs a value; one that begins with a dash is written ${option}=-…` : what);
   }
 }
 

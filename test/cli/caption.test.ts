@@ -204,6 +204,15 @@ test("caption refuses wrong usage before it loads anything", async () => {
   assert.deepEqual(engine.asked, []);
 });
 
+test("wrong usage is said in one line", async () => {
+  for (const [args, said] of [
+    [["a.png", "--threads", "-1"], "--threads needs a value; one that begins with a dash is written --threads=-…"],
+    [["a.png", "--prompt", "--json"], "--prompt needs a value; one that begins with a dash is written --prompt=-…"],
+    [["a.png", "--prompt"], "Option '--prompt <value>' argument missing"],
+    [["a.png", "--colour"], "Unknown option '--colour'"],
+  ] as const) await assert.rejects(caption([...args], terminal(), never, fake()), new UsageError(said));
+});
+
 test("caption stops when interrupted and gives the model back", async () => {
   const controller = new AbortController(), engine = fake();
   const load = engine.load;
