@@ -34,3 +34,10 @@ export class Kosmos2Error extends Error {
     super(message, cause === undefined ? undefined : { cause });
   }
 }
+
+/** The words of what is deepest behind an error: undici and others wrap it as "fetch failed". */
+export function reason(error: unknown): string {
+  let deepest = error as { message?: string; code?: string; cause?: unknown };
+  while (deepest?.cause instanceof Error) deepest = deepest.cause as typeof deepest;
+  return deepest?.message || deepest?.code || String(error);
+}

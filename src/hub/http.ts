@@ -2,7 +2,7 @@
  * Talking to a hub: redirects followed by hand, a token that stays with the hub's own host, patience with what may pass, and
  * words for what does not. Which bytes are wanted is not known here: see download.ts.
  */
-import { Kosmos2Error, type ErrorDetails } from "../errors.js";
+import { Kosmos2Error, reason, type ErrorDetails } from "../errors.js";
 
 /** As much of `fetch` as is needed, said without the DOM's types. */
 export type Fetch = (
@@ -303,13 +303,6 @@ export function unreachable(url: string, why: string, cause?: unknown): Passing 
   const { host } = new URL(url);
   return new Passing(new Kosmos2Error("hub-unreachable", "download",
     `Cannot fetch ${url.split("?")[0]}: ${host}: ${why}; check the network, or load what is cached with localFilesOnly`, { file: url.split("?")[0] }, cause));
-}
-
-/** What undici and others wrap as "fetch failed" has its reason one or two causes deep. */
-function reason(error: unknown): string {
-  let deepest = error as { message?: string; code?: string; cause?: unknown };
-  while (deepest?.cause instanceof Error) deepest = deepest.cause as typeof deepest;
-  return deepest?.message || deepest?.code || String(error);
 }
 
 function wholeNumber(text: string | null): number | undefined {

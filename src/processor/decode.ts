@@ -7,7 +7,7 @@
  * frame counts (MODEL.md, "Pixels").
  */
 import { decodeImage, drawnPicture, imageAddress, openPath } from "#platform";
-import { Kosmos2Error } from "../errors.js";
+import { Kosmos2Error, reason } from "../errors.js";
 import { abortable } from "../pause.js";
 import type { ImageHeader, Picture } from "../platform/platform.js";
 import { bmpHeader, readBmp } from "./bmp.js";
@@ -77,7 +77,7 @@ export async function decode(image: ImageInput, options: ImageOptions = {}): Pro
   const header = readHeader(bytes), { format, width, height } = header;
   if (!(width * height <= maxPixels)) {
     throw new Kosmos2Error("image-too-large", "input",
-      `Cannot decode the picture: it says ${width} × ${height} pixels, wanted ${maxPixels} at most; raise maxPixels if you trust it`,
+      `Cannot decode the picture: it says ${width} × ${height} pixels, wanted ${maxPixels} at most; make it smaller, or raise maxPixels if you trust it`,
       { found: width * height, wanted: maxPixels });
   }
   if (format === "bmp") return readBmp(bytes, signal);
@@ -110,7 +110,12 @@ async function encoded(image: ImageInput, { signal, fetch = globalThis.fetch as 
   }
   if (image instanceof Uint8Array) return image.buffer instanceof ArrayBuffer ? (image as Uint8Array<ArrayBuffer>) : image.slice(); // others can't use shared memory
   if (image instanceof ArrayBuffer) return new Uint8Array(image);
-  if (typeof (image as BlobImage | null)?.arrayBuffer === "function") return new Uint8Array(await abortable((image as BlobImage).arrayBuffer(), signal));
+  if (typeof (image as BlobImage | null)?.arrayBuffer === "function") {
+    return new Uint8Array(await abortable((image as BlobImage).arrayBuffer(), signal).catch((cause: unknown) => {
+      signal?.throwIfAborted();
+      throw new Kosmos2Error("image-unreadable", "input", `Cannot read the picture from its Blob: ${reason(cause)}`, { found: reason(cause) }, cause);
+    }));
+  }
   return undefined;
 }
 
@@ -123,7 +128,7 @@ async function fetched(url: string, fetch: Fetch, signal?: AbortSignal): Promise
     return new Uint8Array(await response.arrayBuffer());
   } catch (cause) {
     signal?.throwIfAborted();
-    throw cause instanceof Kosmos2Error ? cause : notFound(shown, (cause as Error).message, cause);
+    throw cause instanceof Kosmos2Error ? cause : notFound(shown, reason(cause), cause);
   }
 }
 

@@ -11,6 +11,7 @@ import { promisify } from "node:util";
 import sharp from "sharp";
 import { verifyImages } from "#src/cli/verify/images.js";
 import { Kosmos2Error } from "#src/errors.js";
+import { drawnPicture } from "#src/platform/web/images.js";
 import { decode, readHeader, type ImageInput } from "#src/processor/decode.js";
 import { goldens, noGoldens, random, root } from "../support.js";
 import { ascii, big, bmp, gif, joined, little, png } from "./pictures.js";
@@ -133,7 +134,9 @@ test("decode takes a path, URLs, bytes, Blobs and pixels, and leaves them as the
     assert.deepEqual(await rgb("http://example.invalid/x", { fetch: async () => new Response(file) }), [...data], "fetch can be given");
     await assert.rejects(decode(join(folder, "none.png")), refusal("image-not-found", /none\.png.*no such file/));
     await assert.rejects(decode(`${origin}/none.png`), refusal("image-not-found", /404/));
-    await assert.rejects(decode("http://127.0.0.1:1/x.png"), refusal("image-not-found"));
+    await assert.rejects(decode("http://127.0.0.1:1/x.png"), refusal("image-not-found", /: bad port$/)); // not undici's "fetch failed"
+    const gone = { size: 9, arrayBuffer: async () => { throw new DOMException("The file was changed", "NotReadableError"); } };
+    await assert.rejects(decode(gone), refusal("image-unreadable", /Blob: The file was changed$/));
   } finally {
     server.closeAllConnections();
     server.close();
@@ -175,9 +178,25 @@ test("decode refuses formats that are not on its list by their names", async () 
 test("decode checks the pixel limit before it decodes, also against an option", async () => {
   const hundred = png(10, 10, 8, 0, new Uint8Array(100));
   await decode(hundred, { maxPixels: 100 });
-  await assert.rejects(decode(hundred, { maxPixels: 99 }), refusal("image-too-large", /10 × 10.*99/));
+  await assert.rejects(decode(hundred, { maxPixels: 99 }), refusal("image-too-large", /10 × 10.*99 at most; make it smaller, or raise maxPixels/));
   await assert.rejects(decode(hundred, { maxPixels: NaN }), refusal("image-too-large"));
   await assert.rejects(decode(png(100_000, 100_000, 8, 2, new Uint8Array(0))), refusal("image-too-large", /100000 × 100000/));
+});
+
+test("decode says what is wrong with a damaged header", async () => {
+  const damaged = png(4, 4, 8, 2, new Uint8Array(48));
+  damaged[25] = 5; // no colour type
+  await assert.rejects(decode(damaged), refusal("image-unreadable", /PNG picture: .*[^:]$/));
+});
+
+test("an image element that did not load is refused like any damaged picture", async () => {
+  const globals = globalThis as { HTMLImageElement?: unknown };
+  globals.HTMLImageElement = class { currentSrc = "http://page/x.png"; decode = async () => { throw new DOMException("The source image cannot be decoded.", "EncodingError"); }; };
+  try {
+    await assert.rejects(drawnPicture(new (globals.HTMLImageElement as new () => object)()), refusal("image-unreadable", /"http:\/\/page\/x\.png": The source image cannot be decoded; give one that has loaded$/));
+  } finally {
+    delete globals.HTMLImageElement;
+  }
 });
 
 test("decode rejects with the signal's reason", async () => {

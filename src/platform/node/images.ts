@@ -51,10 +51,13 @@ export async function decodeImage(bytes: Uint8Array<ArrayBuffer>, header: ImageH
     return { width: info.width, height: info.height, channels: info.channels as 1 | 3, data };
   } catch (cause) {
     signal?.throwIfAborted();
-    const problem = (cause as Error).message.trim().split("\n")[0];
+    const problem = firstLine(cause);
     throw new Kosmos2Error("image-unreadable", "input", `Cannot decode the ${header.format.toUpperCase()} picture: ${problem}`, { found: problem }, cause);
   }
 }
+
+/** libvips ends in a colon where it has no more to say. */
+const firstLine = (cause: unknown): string => (cause as Error).message.trim().split("\n")[0].replace(/:$/, "");
 
 /** Inks to RGB in Pillow's way: k' − C · k' / 255, without a profile (MODEL.md, "Pixels"). */
 async function fromCmyk(image: Sharp, signal?: AbortSignal): Promise<Picture> {
@@ -96,6 +99,6 @@ export async function drawOver({ width, height, channels, data }: Picture, svg: 
     return await sharp(data, { raw, limitInputPixels: false }).removeAlpha().toColourspace("srgb")
       .composite([{ input: Buffer.from(svg), limitInputPixels: false }]).png().toBuffer();
   } catch (cause) {
-    throw new Kosmos2Error("annotate-failed", "unsupported", `Cannot draw on a picture of ${width} × ${height}: ${(cause as Error).message.trim().split("\n")[0]}`, {}, cause);
+    throw new Kosmos2Error("annotate-failed", "unsupported", `Cannot draw on a picture of ${width} × ${height}: ${firstLine(cause)}`, {}, cause);
   }
 }

@@ -62,7 +62,10 @@ export async function drawnPicture(image: object): Promise<Picture | undefined> 
     name in globalThis && image instanceof (globalThis[name] as new () => object);
   if (is("HTMLImageElement")) {
     const element = image as HTMLImageElement;
-    await element.decode();
+    await element.decode().catch((cause: Error) => {
+      throw new Kosmos2Error("image-unreadable", "input",
+        `Cannot decode the image element of "${element.currentSrc.slice(0, 200)}": ${cause.message.replace(/\.$/, "")}; give one that has loaded`, { file: element.currentSrc, found: cause.message }, cause);
+    });
     return pixelsOf(element, element.naturalWidth, element.naturalHeight);
   }
   if (is("HTMLVideoElement")) return pixelsOf(image as HTMLVideoElement, (image as HTMLVideoElement).videoWidth, (image as HTMLVideoElement).videoHeight);
