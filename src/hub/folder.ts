@@ -22,7 +22,12 @@ const first = 2 ** 20;
 /** @param url of the folder, with or without a last slash; a query goes along to each file */
 export async function openWebFolder(url: string, options: FolderOptions = {}): Promise<ModelFiles> {
   options.signal?.throwIfAborted();
-  const base = new URL(url);
+  let base: URL;
+  try {
+    base = new URL(url);
+  } catch (cause) {
+    throw new Kosmos2Error("model-source-invalid", "input", `Cannot open "${url}": it is no URL; wanted "https://host/folder"`, { found: url }, cause);
+  }
   if (!base.pathname.endsWith("/")) base.pathname += "/";
   const client = new HubClient(base.origin, "", options.token || undefined, options.fetch, options.tuning);
   return {

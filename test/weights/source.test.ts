@@ -25,6 +25,7 @@ test("openModel judges a source by its form, never by what exists", async () => 
   for (const url of ["https://example.org/model/", new URL("http://example.org/")]) assert.equal(await codeOf(url), `opened ${url}`);
   for (const neither of ["", "model", "a/b/c", "kosmos2-emoji/", "org/../name", "ftp://example.org", 3, null, undefined])
     assert.equal(await codeOf(neither), "model-source-invalid", String(neither));
+  assert.equal(await codeOf("HTTP://[bad"), "model-source-invalid");
   await assert.rejects(openModel("model"), /a folder's path begins with "\.\/"/);
 });
 
