@@ -4,6 +4,7 @@
  */
 import { drawOver } from "#platform";
 import { Kosmos2Error } from "./errors.js";
+import { check, checkOptions, flag, type Kind, text as string } from "./options.js";
 import { abortable } from "./pause.js";
 import { decode, type ImageOptions, type ImageInput } from "./processor/decode.js";
 import { LINE_HEIGHT, write } from "./processor/strokes.js";
@@ -32,6 +33,13 @@ interface Rectangle {
   readonly height: number;
 }
 
+const isObject = (value: unknown): boolean => typeof value === "object" && value !== null;
+const drawable: Kind = [
+  (value) => isObject(value) && Array.isArray((value as Annotation).entities) && (value as Annotation).entities.every((entity) =>
+    isObject(entity) && typeof entity.phrase === "string" && Array.isArray(entity.boxes) && entity.boxes.every(isObject)),
+  "what `caption` gives, { entities: [{ phrase, boxes }] }",
+];
+
 /**
  * The boxes as an SVG of the picture's size.
  *
@@ -40,7 +48,9 @@ interface Rectangle {
  *   const svg = annotateSvg({ width: 640, height: 480 }, await kosmos.caption("dog.jpg"), { href: "dog.jpg" });
  */
 export function annotateSvg(size: { width: number; height: number }, annotation: Annotation, options: AnnotateSvgOptions = {}): string {
-  const { width, height } = size;
+  check("draw boxes", "annotation", annotation, drawable);
+  checkOptions(options, ["href", "labels"], "draw boxes", { href: string, labels: flag });
+  const { width, height } = size ?? {};
   if (!(Number.isFinite(width) && Number.isFinite(height) && width > 0 && height > 0)) {
     throw new Kosmos2Error("image-invalid", "input", `Cannot draw boxes: the picture is said to be ${width} × ${height} pixels`, { found: [width, height] });
   }
@@ -69,12 +79,13 @@ export function annotateSvg(size: { width: number; height: number }, annotation:
 /**
  * The picture with its boxes as PNG, in its own size. Node, Deno and Bun, with sharp; elsewhere lay `annotateSvg` over the picture.
  *
- * @throws {Kosmos2Error} as when the picture is captioned; code `annotate-unsupported` in browsers
+ * @throws {Kosmos2Error} as when the picture is captioned; codes `option-unknown`, `option-invalid`; `annotate-unsupported` in browsers
  * @example
  *   const result = await kosmos.caption("dog.jpg");
  *   await writeFile("out.png", await annotate("dog.jpg", result));
  */
 export async function annotate(image: ImageInput, annotation: Annotation, options: ImageOptions & Omit<AnnotateSvgOptions, "href"> = {}): Promise<Uint8Array> {
+  checkOptions(options, ["exif", "maxPixels", "fetch", "signal", "labels"], "annotate", { labels: flag });
   const picture = await decode(image, options);
   return abortable(drawOver(picture, annotateSvg(picture, annotation, { labels: options.labels })), options.signal);
 }

@@ -3,6 +3,7 @@ import { loadModule } from "#platform";
 import { CONTROL, HEAP, type Kernels } from "./backend/wasm/control.js";
 import { capabilities as seen, type Capabilities as Seen, type WasmOptions } from "./backend/wasm/wasm.js";
 import { eightsOf, GROUP, int16Bytes, RECORD_BYTES, scratchBytes, writeRecord } from "./graph/record.js";
+import { checkOptions } from "./options.js";
 import { turns } from "./pause.js";
 import { packedBytes } from "./weights/quant.js";
 
@@ -15,15 +16,18 @@ export interface Capabilities extends Seen {
 /** From here on w8a8 is worth what it loses: below, other work of a caption hides the difference. */
 const WORTHWHILE = 1.5;
 
+const wasmKeys = ["threads", "engine", "shared", "wasmUrl", "workerFactory", "worker", "maxBytes", "minBytes", "signal", "logger"];
+
 /**
  * Says what this runtime offers and what an engine loaded with these options would use. Takes a few tenths of a second, on one thread.
  *
- * @throws {Kosmos2Error} code `engine-unsupported`, `shared-unsupported` or `option-invalid` for what was asked and can't be had
+ * @throws {Kosmos2Error} code `engine-unsupported`, `shared-unsupported`, `option-unknown` or `option-invalid` for what was asked and can't be had
  * @example
  *   const { used, w8a8Speedup } = await capabilities();
  *   const kosmos = await Kosmos2.load("./kosmos-2-patch14-224", { dtype: w8a8Speedup > 1.5 ? "w8a8" : "i8" });
  */
 export async function capabilities(options: WasmOptions = {}): Promise<Capabilities> {
+  checkOptions(options, wasmKeys, "say what this runtime offers");
   const found = await seen(options), { engine } = found.used;
   const w8a8Speedup = await speedup(await loadModule(engine, options.wasmUrl, options.signal), options.signal);
   const times = `about ${w8a8Speedup.toFixed(1)}× as fast here in products as i8`;

@@ -11,7 +11,7 @@ export {
 export type { CacheDtype, Dtype, DtypeName } from "./dtype.js";
 export type { LoadProgress } from "./engine.js";
 export { estimateMemory, type EstimateOptions, type MemoryEstimate } from "./memory.js";
-export type { GenerateOptions } from "./generate/options.js";
+export type { GenerateOptions } from "./generate/config.js";
 export type { Stop } from "./generate/greedy.js";
 export { Kosmos2Config, type Kosmos2TextConfig, type Kosmos2VisionConfig } from "./model/config.js";
 export { capabilities, type Capabilities } from "./capabilities.js";

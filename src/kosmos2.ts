@@ -1,9 +1,10 @@
 /** The short way: a picture in, a grounded caption out. */
 import { prepareImages } from "#platform";
 import { Kosmos2Error } from "./errors.js";
-import { type GenerateOptions, generateKeys, refuseUnknown } from "./generate/options.js";
+import { type GenerateOptions, generateKeys } from "./generate/config.js";
 import type { Stop } from "./generate/greedy.js";
 import { Kosmos2ForConditionalGeneration, loadKeys, type LoadOptions, type Timings } from "./modeling.js";
+import { checkOptions } from "./options.js";
 import { following } from "./pause.js";
 import type { Prefix } from "./prefix.js";
 import type { Profile } from "./profile.js";
@@ -92,7 +93,7 @@ export class Kosmos2 {
    * @throws {Kosmos2Error} kinds `load`, `download`, `integrity`, `memory`, `unsupported`
    */
   static async load(source: ModelSource = "kosmos2-emoji", options: LoadOptions = {}): Promise<Kosmos2> {
-    refuseUnknown(options, loadKeys, "load a model");
+    checkOptions(options, loadKeys, "load a model");
     // A download is over before anything is read, so that processor and weights are of one commit.
     await openModel(source, options);
     const work = following(options.signal);
@@ -134,7 +135,7 @@ export class Kosmos2 {
    *   const { entities } = await answer.result;
    */
   stream(image: ImageInput, options: CaptionOptions = {}): Answer {
-    refuseUnknown(options, [...questionKeys, ...pictureKeys], "caption");
+    checkOptions(options, [...questionKeys, ...pictureKeys], "caption");
     const { exif, maxPixels, fetch, ...question } = options;
     const picture = { images: image, exif, maxPixels, fetch, wasmUrl: this.wasmUrl };
     return new Streamed((signal) => this.answer(picture, question, signal), options.signal);
@@ -149,14 +150,14 @@ export class Kosmos2 {
    *   const { entities } = await scene.caption({ prompt: "<grounding><phrase> a fire</phrase>" });
    */
   async see(image: ImageInput, options: SeeOptions = {}): Promise<Scene> {
-    refuseUnknown(options, [...pictureKeys, "signal"], "see a picture");
+    checkOptions(options, [...pictureKeys, "signal"], "see a picture");
     const { signal } = options;
     await this.enter(signal);
     try {
       const { pixelValues, imageSizes } = await this.processor.process({ ...options, images: image, wasmUrl: this.wasmUrl });
       const imageEmbeds = await this.model.getImageFeatures(pixelValues!, { signal });
       return new Scene(imageEmbeds, imageSizes[0]!, (question, prefix) => {
-        refuseUnknown(question, questionKeys, "ask about a picture");
+        checkOptions(question, questionKeys, "ask about a picture");
         const seen = { images: imageEmbeds, imageSize: imageSizes[0]!, prefix };
         return new Streamed((stop) => this.answer(seen, question, stop), question.signal);
       });

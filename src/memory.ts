@@ -9,11 +9,12 @@ import { Batch, Recorder } from "./graph/recorder.js";
 import { SinusoidTable } from "./graph/sinusoids.js";
 import { Kosmos2Config } from "./model/config.js";
 import { predict, read, see } from "./model/kosmos2.js";
+import { checkOptions, count } from "./options.js";
 import { Checkpoint } from "./weights/checkpoint.js";
 import { handles } from "./weights/handles.js";
 import { loadedDtype, packMemoryBytes, packedWeightBytes, unloaded } from "./weights/load.js";
 import { packInfo } from "./weights/packs.js";
-import { openModel, type ModelSource, type OpenOptions } from "./weights/source.js";
+import { openKeys, openModel, type ModelSource, type OpenOptions } from "./weights/source.js";
 import { storedBytes, storedTensors } from "./weights/tensors.js";
 import type { Format } from "./weights/quant.js";
 
@@ -55,12 +56,13 @@ const BESIDES = 2 ** 23;
 /**
  * What `Kosmos2.load` and a text of so many tokens will take. Reads headers only, no weights (of a hub id all files are fetched first).
  *
- * @throws {Kosmos2Error} as opening a model does; `option-invalid`
+ * @throws {Kosmos2Error} as opening a model does; `option-unknown`, `option-invalid`
  * @example
  *   const { fits, totalBytes } = await estimateMemory("./kosmos-2-patch14-224", { dtype: "f32" });
  *   if (!fits) console.error(`${totalBytes} bytes are too many`);
  */
 export async function estimateMemory(source: ModelSource, options: EstimateOptions = {}): Promise<MemoryEstimate> {
+  checkOptions(options, ["dtype", "cache", "tokens", "threads", ...openKeys], "estimate memory", { tokens: count(1), threads: count(1) });
   const { dtype, cache, tokens, threads = availableThreads().threads, signal } = options;
   const asked = dtypeOf(dtype);
   cacheDtypeOf(cache, "f32");

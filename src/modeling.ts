@@ -2,13 +2,14 @@
 import { Engine, type EngineOptions, type Question, type Reading, type Sequence } from "./engine.js";
 import { Kosmos2Error } from "./errors.js";
 import { greedy, type Stop } from "./generate/greedy.js";
-import { type GenerateOptions, generateKeys, generateSettings, refuseUnknown } from "./generate/options.js";
+import { type GenerateOptions, generateKeys, generateSettings } from "./generate/config.js";
 import type { Kosmos2Config } from "./model/config.js";
+import { callable, check, checkOptions } from "./options.js";
 import type { Stages } from "./passes.js";
 import type { Prefix } from "./prefix.js";
 import type { Profile } from "./profile.js";
 import { tensor, type Tensor } from "./tensor.js";
-import { type ModelSource, openModel, type OpenOptions } from "./weights/source.js";
+import { openKeys, type ModelSource, openModel, type OpenOptions } from "./weights/source.js";
 
 /** Options of `fromPretrained` and of `Kosmos2.load`: those of the engine, and those of a download where `source` needs one. */
 export interface LoadOptions extends EngineOptions, Omit<OpenOptions, "need" | "onProgress" | "logger"> {}
@@ -114,7 +115,7 @@ abstract class PretrainedModel {
    * @returns [B, latentQueryNum, embedDim]
    */
   async getImageFeatures(pixelValues: Tensor, options: { interpolatePosEncoding?: boolean; signal?: AbortSignal } = {}): Promise<Tensor> {
-    refuseUnknown(options, ["interpolatePosEncoding", "signal"], "see a picture");
+    checkOptions(options, ["interpolatePosEncoding", "signal"], "see a picture");
     const seen = await this.seeAll(pixelValues, options);
     return this.imageTensor(seen.map(({ embeds }) => embeds));
   }
@@ -127,6 +128,7 @@ abstract class PretrainedModel {
    *   profile.operations[0]; // { pass: "vision", kind: "matmul_i8", shape: "257×1024×4096", times: 24, ms: 375, leastMs: 247 }
    */
   async profile<T>(work: () => Promise<T>): Promise<{ result: T; profile: Profile }> {
+    check("profile", "work", work, callable);
     return this.engine.profile(work);
   }
 
@@ -140,7 +142,7 @@ abstract class PretrainedModel {
   }
 
   protected async run(inputs: ModelInputs & ForwardOptions, last: "text.final_norm" | "logits"): Promise<{ last: Tensor } & Omit<ModelOutput, "lastHiddenState">> {
-    refuseUnknown(inputs, [...inputKeys, ...forwardKeys], "run the model");
+    checkOptions(inputs, [...inputKeys, ...forwardKeys], "run the model");
     const { layers, attentionHeads, embedDim, vocabSize } = this.config.textConfig;
     const rows = this.rows(inputs), T = inputs.inputIds.dims[1];
     const asked = inputs.stages ?? [];
@@ -386,7 +388,7 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
   }
 
   private async *answer(inputs: GenerateInputs): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
-    refuseUnknown(inputs, [...inputKeys, ...generateKeys, "prefix"], "generate");
+    checkOptions(inputs, [...inputKeys, ...generateKeys, "prefix"], "generate");
     const { signal } = inputs;
     const settings = generateSettings(inputs, this.engine.generation);
     const rows = this.rows(inputs);
@@ -436,13 +438,10 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
   }
 }
 
-export const loadKeys = [
-  "dtype", "cache", "threads", "engine", "shared", "wasmUrl", "workerFactory", "signal", "onProgress", "logger",
-  "revision", "token", "cacheDir", "localFilesOnly", "refresh", "endpoint", "fetch", "concurrency",
-];
+export const loadKeys = ["dtype", "cache", "threads", "engine", "shared", "wasmUrl", "workerFactory", ...openKeys];
 
 async function load(source: ModelSource, options: LoadOptions): Promise<Engine> {
-  refuseUnknown(options, loadKeys, "load a model");
+  checkOptions(options, loadKeys, "load a model");
   return Engine.load(await openModel(source, options), options);
 }
 

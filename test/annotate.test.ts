@@ -50,6 +50,19 @@ test("annotate gives a PNG of the upright picture's size with its boxes on it", 
   assert.deepEqual([width, height], [3, 6]);
 });
 
+test("annotate and annotateSvg refuse what is no annotation, and options that they don't know", async () => {
+  const entity = (fields: object) => ({ entities: [fields] });
+  for (const annotation of [undefined, null, {}, { entities: 5 }, entity({ phrase: "a" }), entity({ phrase: 5, boxes: [] }), entity({ phrase: "a", boxes: [null] })] as never[]) {
+    await assert.rejects(annotate(grey(9, 9), annotation), { code: "option-invalid", message: /wanted what `caption` gives/ });
+    assert.throws(() => annotateSvg({ width: 9, height: 9 }, annotation), { code: "option-invalid" });
+  }
+  for (const [options, code] of [[null, "option-invalid"], [{ labels: "no" }, "option-invalid"], [{ signal: {} }, "option-invalid"], [{ label: false }, "option-unknown"]] as const) {
+    await assert.rejects(annotate(grey(9, 9), { entities: [] }, options as never), { code });
+  }
+  assert.throws(() => annotateSvg({ width: 9, height: 9 }, { entities: [] }, { label: false } as never), { code: "option-unknown" });
+  assert.throws(() => annotateSvg(undefined as never, { entities: [] }), { code: "image-invalid" });
+});
+
 test("annotate takes pictures of any shape and kind", async () => {
   const nasty: Annotation = { caption: "\0<", entities: [found("a very long phrase that does not fit", [0.9, 0.9, 0.1, 0.1], [NaN, 0, 0, 0]), found("雪 \ud800", [0, 0, 1, 1])] };
   for (const [width, height, channels] of [[1, 1, 4], [1, 900, 3], [700, 3, 1], [64, 64, 4]] as const) {

@@ -15,6 +15,11 @@ test("capabilities tries out how much w8a8 would gain here, and says it in a sen
   }
 });
 
+test("capabilities refuses options that it does not know", async () => {
+  await assert.rejects(capabilities({ thread: 2 } as never), { code: "option-unknown", message: /option thread: known are threads, / });
+  for (const options of [null, { workerFactory: 5 }] as never[]) await assert.rejects(capabilities(options), { code: "option-invalid" });
+});
+
 test("capabilities is aborted with the signal's reason", async () => {
   const reason = new Error("enough");
   await assert.rejects(capabilities({ signal: AbortSignal.abort(reason) }), reason);

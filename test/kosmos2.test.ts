@@ -89,6 +89,19 @@ test("Kosmos2.caption is aborted with the signal's reason, also while it waits f
   await assert.rejects(kosmos.caption(picture, { signal: AbortSignal.abort(reason) }), reason);
 });
 
+test("options that are none, or of another kind, are refused with a code", async () => {
+  const scene = await kosmos.see(picture), invalid = { code: "option-invalid" };
+  for (const options of [null, 5, "x", { prompt: null }, { prompt: 5 }, { prompt: ["a"] }, { signal: {} }, { maxNewTokens: NaN }] as never[]) {
+    assert.throws(() => kosmos.caption(picture, options), invalid);
+    assert.throws(() => scene.caption(options), invalid);
+  }
+  for (const options of [null, { fetch: 5 }, { exif: "no" }, { maxPixels: NaN }, { signal: 5 }] as never[]) await assert.rejects(kosmos.see(picture, options), invalid);
+  await assert.rejects(Kosmos2.load("kosmos2-emoji", null as never), invalid);
+  await assert.rejects(Kosmos2.load("HTTP://[bad"), { code: "model-source-invalid" });
+  assert.equal((await scene.caption({ signal: null as never })).stop, "eos"); // as in fetch's options
+  scene.dispose();
+});
+
 test("Kosmos2.caption refuses options that it does not know", () => {
   assert.throws(() => kosmos.caption(picture, { promt: "x" } as never), (error) => (error as { code?: string }).code === "option-unknown");
 });

@@ -47,6 +47,8 @@ test("estimateMemory says what the released model takes, from headers alone", as
   assert.ok(long.cacheBytes > 7.5 * i8.cacheBytes && long.arenaBytes > i8.arenaBytes && long.totalBytes > i8.totalBytes + 300e6);
   await assert.rejects(estimateMemory(source, { dtype: "i3" as never }), { code: "option-invalid" });
   await assert.rejects(estimateMemory(source, { cache: "bf16" as never }), { code: "option-invalid" });
+  for (const options of [null, { tokens: -1 }, { tokens: 0 }, { tokens: 1.5 }, { tokens: "x" }, { threads: NaN }] as never[]) await assert.rejects(estimateMemory(source, options), { code: "option-invalid" });
+  await assert.rejects(estimateMemory(source, { dtyp: "i8" } as never), { code: "option-unknown" });
 });
 
 test("Kosmos2.load refuses what can't fit before it reads any weights", async () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
-import { Kosmos2ForConditionalGeneration, Kosmos2Model, Kosmos2Processor, type Kosmos2Inputs, type LoadOptions, type Tensor } from "kosmos2-wasm";
+import { Kosmos2ForConditionalGeneration, Kosmos2Model, Kosmos2Processor, type GenerateInputs, type Kosmos2Inputs, type LoadOptions, type Tensor } from "kosmos2-wasm";
 import { relaxedSimd } from "wasm-feature-detect";
 import { iou, withoutBoxes } from "#src/cli/verify/captions.js";
 import { fixtures } from "./support.js";
@@ -238,6 +238,22 @@ test("inputs that don't fit the model are refused with what was found and wanted
   await assert.rejects(m.generate({ ...single[0], pixelValues: { type: "float32", data: new Float32Array(3 * 30 * 30), dims: [1, 3, 30, 30] } }), mismatch(/224/));
   await assert.rejects(m.generate({ ...single[0], maxNewTokens: -1 }), /maxNewTokens/);
   await assert.rejects(m.generate({ ...single[0], temperature: 1 } as never), /temperature/);
+});
+
+test("options of another kind are refused by name, with what was found as it is", async () => {
+  const m = await model();
+  for (const [option, found, shown] of [
+    ["maxNewTokens", NaN, "NaN"], ["maxNewTokens", Infinity, "Infinity"], ["noRepeatNgramSize", 1.5, "1.5"], ["lookahead", 2n, "2"], ["eosTokenId", "x", '"x"'], ["eosTokenId", {}, "{}"],
+    ["eosTokenId", [NaN], '["NaN"]'], ["signal", {}, "{}"], ["signal", 5, "5"], ["prefix", 5, "5"],
+  ] as const) {
+    await assert.rejects(m.generate({ ...single[0], [option]: found } as GenerateInputs), (error: Error & { code?: string }) =>
+      error.code === "option-invalid" && error.message.startsWith(`Cannot generate with ${option} = ${shown}: wanted `) || assert.fail(error.message));
+  }
+  await assert.rejects(m.forward({ ...single[0], stages: 5 as never }), { code: "option-invalid" });
+  for (const options of [null, 5, "i8", [], { onProgress: 5 }, { workerFactory: 5 }, { signal: {} }, { logger: {} }])
+    await assert.rejects(Kosmos2Model.fromPretrained("kosmos2-emoji", options as never), { code: "option-invalid" }, JSON.stringify(options));
+  for (const inputs of [null, undefined, 5]) await assert.rejects(m.forward(inputs as never), { code: "option-invalid" });
+  await assert.rejects(m.profile(undefined as never), { code: "option-invalid", message: /work = undefined: wanted a function/ });
 });
 
 test("an answer ends with stop context when there is no room left", async () => {

@@ -17,7 +17,7 @@ const below: Record<string, readonly string[]> = {
   hub: ["platform", "weights/files"],
 };
 /** Files of src/ itself that anything may import; the others there are the top, and only users may import those. */
-const shared = ["errors", "globals", "pause", "tensor"];
+const shared = ["errors", "globals", "options", "pause", "tensor"];
 /** What may be written in platform-dependent words. */
 const nodeOnly = /^(platform\/node(\.ts|\/)|cli\/|server\/|backend\/wasm\/worker\.node\.ts$)/;
 

@@ -1,4 +1,4 @@
-/** When an answer ends and what it may not repeat, as `generation_config.json` and the text config say it. */
+/** When an answer ends and what it may not repeat, as `generation_config.json` and the text config say it, and what a caller may say about it. */
 import { Kosmos2Error } from "../errors.js";
 import { tokenIds, type Kosmos2TextConfig } from "../model/config.js";
 import { readJson, type ModelFiles } from "../weights/files.js";
@@ -46,4 +46,28 @@ export function generationConfig(text: Kosmos2TextConfig, json?: unknown, file =
 export async function readGenerationConfig(files: ModelFiles, text: Kosmos2TextConfig, signal?: AbortSignal): Promise<GenerationConfig> {
   const json = await readJson(files, "generation_config.json", signal);
   return generationConfig(text, json, `${files.name}: generation_config.json`);
+}
+
+/** How an answer is made. Files of the model give defaults for all but `maxNewTokens`. */
+export interface GenerateOptions {
+  /** Longest answer, in tokens. Default 128 */
+  maxNewTokens?: number;
+  /** No n tokens in a row twice, prompt included. 0: off. */
+  noRepeatNgramSize?: number;
+  /** Ids that end an answer. An empty list or null: only the length does. */
+  eosTokenId?: number | readonly number[] | null;
+  /** Tokens guessed ahead and checked in the same pass, at most. Changes how long an answer takes, never the answer. Default 3; 0: none. */
+  lookahead?: number;
+  signal?: AbortSignal;
+}
+
+export const generateKeys = ["maxNewTokens", "noRepeatNgramSize", "eosTokenId", "lookahead", "signal"] as const;
+
+/** Tokens guessed ahead unless a call says otherwise (bench/RESULTS.md has what it brings). */
+const LOOKAHEAD = 3;
+
+/** The settings of one call, whose options were checked. */
+export function generateSettings(options: GenerateOptions, config: GenerationConfig) {
+  const { maxNewTokens = 128, noRepeatNgramSize = config.noRepeatNgramSize, eosTokenId = config.eosTokenId, lookahead = LOOKAHEAD } = options;
+  return { maxNewTokens, noRepeatNgramSize, eosTokenId: [eosTokenId ?? []].flat(), lookahead };
 }

@@ -4,8 +4,9 @@
  */
 import { Kosmos2Error } from "../errors.js";
 import { activations, type Activation } from "../graph/graph.js";
+import { checkOptions, shown } from "../options.js";
 import { notFound, readJson, type ModelFiles } from "../weights/files.js";
-import { openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
+import { openKeys, openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
 
 /** One field of a file: its names there (Hugging Face's own first, then aliases), its default, and how it is checked. */
 interface Field<T> {
@@ -121,9 +122,8 @@ type Json = Readonly<Record<string, unknown>>;
 interface Place { readonly file: string; readonly prefix: string }
 
 function invalid(place: Place, field: string, found: unknown, wanted: string): Kosmos2Error {
-  const shown = JSON.stringify(found) ?? String(found);
   return new Kosmos2Error("config-invalid", "load",
-    `Cannot use "${place.file}": ${place.prefix}${field} is ${shown.length > 80 ? `${shown.slice(0, 80)}…` : shown}; wanted ${wanted}`,
+    `Cannot use "${place.file}": ${place.prefix}${field} is ${shown(found)}; wanted ${wanted}`,
     { file: place.file, found, wanted });
 }
 
@@ -230,6 +230,7 @@ export class Kosmos2Config implements TopConfig {
 
   /** Reads a model's sizes alone, without its weights. */
   static async fromPretrained(source: ModelSource, options: OpenOptions = {}): Promise<Kosmos2Config> {
+    checkOptions(options, [...openKeys, "need"], "read a config");
     return Kosmos2Config.fromFiles(await openModel(source, { need: "config", ...options }), options.signal);
   }
 

@@ -1,8 +1,9 @@
 /** Hugging Face's Kosmos2Processor: texts, boxes and pictures into a model's inputs, a model's ids into captions and entities. */
 import { Kosmos2Error } from "../errors.js";
+import { aborts, aboveZero, anything, callable, check, checkOptions, count, flag, type Kind, orNull, text as string } from "../options.js";
 import { tensor, type Tensor } from "../tensor.js";
 import { readJson, type ModelFiles } from "../weights/files.js";
-import { openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
+import { openKeys, openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
 import type { ImageSize } from "./boxes.js";
 import type { ImageInput } from "./decode.js";
 import { extractEntities, type Grounded } from "./entities.js";
@@ -51,30 +52,29 @@ export interface PostProcessOptions {
   imageSize?: ImageSize | null;
 }
 
-const isCount = (least: number) => (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= least;
-const isFlag = (value: unknown): boolean => typeof value === "boolean";
-const anything = (): boolean => true; // looked at where it is used
-
-/** Option: [whether a value will do, what would]. */
-const known: Readonly<Record<keyof ProcessOptions, readonly [(value: unknown) => boolean, string]>> = {
+/** Kinds of the options of `process`; a null is as good as absent. */
+const known = Object.fromEntries(Object.entries({
   text: [(value) => typeof value === "string" || (Array.isArray(value) && value.length > 0 && value.every((text) => typeof text === "string")), "a string or a list of strings"],
-  images: [anything, ""],
-  bboxes: [anything, ""],
-  padding: [(value) => isFlag(value) || value === "longest" || value === "max_length", 'true, false, "longest" or "max_length"'],
+  images: anything,
+  bboxes: anything,
+  padding: [(value) => typeof value === "boolean" || value === "longest" || value === "max_length", 'true, false, "longest" or "max_length"'],
   paddingSide: [(value) => value === "left" || value === "right", '"left" or "right"'],
-  truncation: [isFlag, "true or false"],
-  maxLength: [isCount(1), "a whole number, 1 or more"],
-  padToMultipleOf: [isCount(1), "a whole number, 1 or more"],
-  addSpecialTokens: [isFlag, "true or false"],
-  addEosToken: [isFlag, "true or false"],
-  numImageTokens: [isCount(1), "a whole number, 1 or more"],
-  firstImageTokenId: [isCount(0), "a whole number, 0 or more"],
-  exif: [isFlag, "true or false"],
-  maxPixels: [(value) => typeof value === "number" && value > 0, "a number above 0"],
-  fetch: [(value) => typeof value === "function", "a function"],
-  wasmUrl: [anything, ""],
-  signal: [anything, ""],
-};
+  truncation: flag,
+  maxLength: count(1),
+  padToMultipleOf: count(1),
+  addSpecialTokens: flag,
+  addEosToken: flag,
+  numImageTokens: count(1),
+  firstImageTokenId: count(0),
+  exif: flag,
+  maxPixels: aboveZero,
+  fetch: callable,
+  wasmUrl: anything,
+  signal: aborts,
+} satisfies Record<keyof ProcessOptions, Kind>).map(([name, kind]) => [name, orNull(kind)]));
+const isRows = count(1)[0];
+const idList: Kind = [(value) => typeof value === "object" && typeof (value as Iterable<number> | null)?.[Symbol.iterator] === "function", "a list of ids"];
+const size = orNull([(value) => [(value as ImageSize).width, (value as ImageSize).height].every((side) => side > 0 && side < Infinity), "{ width, height } in pixels"]);
 
 export class Kosmos2Processor {
   readonly tokenizer: Kosmos2Tokenizer;
@@ -96,6 +96,7 @@ export class Kosmos2Processor {
    * @example const processor = await Kosmos2Processor.fromPretrained("kosmos2-emoji");
    */
   static async fromPretrained(source: ModelSource, options: OpenOptions = {}): Promise<Kosmos2Processor> {
+    checkOptions(options, [...openKeys, "need"], "load a processor");
     return Kosmos2Processor.fromFiles(await openModel(source, { need: "processor", ...options }), options);
   }
 
@@ -105,7 +106,7 @@ export class Kosmos2Processor {
     const imageProcessor = await Kosmos2ImageProcessor.fromFiles(files, { signal });
     const config = (await readJson(files, "config.json", signal)) as { latent_query_num?: unknown } | undefined;
     const rows = config?.latent_query_num;
-    return new Kosmos2Processor(tokenizer, imageProcessor, isCount(1)(rows) ? (rows as number) : undefined);
+    return new Kosmos2Processor(tokenizer, imageProcessor, isRows(rows) ? (rows as number) : undefined);
   }
 
   /**
@@ -151,12 +152,15 @@ export class Kosmos2Processor {
   }
 
   /** Text of ids, tags included. @example processor.decode(output.newIds[0], { skipSpecialTokens: true }) */
-  decode(ids: Iterable<number>, options?: DecodeOptions): string {
+  decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    check("decode", "ids", ids, idList);
+    checkOptions(options, ["skipSpecialTokens", "cleanUpTokenizationSpaces"], "decode");
     return this.tokenizer.decode(ids, options);
   }
 
   /** Texts of rows of ids, or of a tensor [B, T]. */
   batchDecode(sequences: Tensor<"int32"> | readonly Iterable<number>[], options?: DecodeOptions): string[] {
+    check("decode", "sequences", sequences, [(value) => Array.isArray(value) || isTensor(value), "a list of lists of ids, or a tensor [B, T]"]);
     return (Array.isArray(sequences) ? sequences : rowsOf(sequences as Tensor<"int32">)).map((ids) => this.decode(ids, options));
   }
 
@@ -179,6 +183,7 @@ export class Kosmos2Processor {
   /**
    * Caption and entities of a decoded sequence: what follows its image's place. Never throws, whatever a model wrote.
    *
+   * @throws {Kosmos2Error} codes `option-invalid`, `option-unknown`, for a text that is none, and for options
    * @example
    *   const { caption, entities } = processor.postProcessGeneration(text, { imageSize: inputs.imageSizes[0] });
    *   caption.slice(...entities[0].range) === entities[0].phrase; // true
@@ -186,7 +191,10 @@ export class Kosmos2Processor {
   postProcessGeneration(text: string, options?: PostProcessOptions & { cleanupAndExtract?: true }): Grounded;
   postProcessGeneration(text: string, options: PostProcessOptions & { cleanupAndExtract: false }): string;
   postProcessGeneration(text: string, options?: PostProcessOptions): Grounded | string;
-  postProcessGeneration(text: string, { cleanupAndExtract = true, imageSize }: PostProcessOptions = {}): Grounded | string {
+  postProcessGeneration(text: string, options: PostProcessOptions = {}): Grounded | string {
+    check("read an answer", "text", text, string);
+    checkOptions(options, ["cleanupAndExtract", "imageSize"], "read an answer", { cleanupAndExtract: flag, imageSize: size });
+    const { cleanupAndExtract = true, imageSize } = options;
     const answer = text.split("</image>").at(-1)!;
     return cleanupAndExtract ? extractEntities(answer, imageSize) : answer;
   }
@@ -197,23 +205,15 @@ export class Kosmos2Processor {
    * `postProcessGeneration` takes them out of the caption like any others.
    */
   escape(text: string): string {
+    check("escape", "text", text, string);
     return this.tokenizer.escape(text);
   }
 }
 
-/** Options without those that are null; unknown and impossible ones are refused. */
+/** The options that are given, each of its kind. */
 function checked(options: ProcessOptions): { [K in keyof ProcessOptions]: Exclude<ProcessOptions[K], null> } {
-  const given: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(options)) {
-    const rule = Object.hasOwn(known, name) ? known[name as keyof ProcessOptions] : undefined;
-    if (!rule)
-      throw new Kosmos2Error("option-unknown", "input", `Cannot process: there is no option "${name}"; known are ${Object.keys(known).join(", ")}`, { found: name, wanted: Object.keys(known) });
-    if (value === undefined || value === null) continue;
-    if (!rule[0](value))
-      throw new Kosmos2Error("option-invalid", "input", `Cannot process: ${name} is ${typeof value === "string" ? `"${value}"` : Array.isArray(value) ? "a list" : String(value)}; wanted ${rule[1]}`, { found: value, wanted: rule[1] });
-    given[name] = value;
-  }
-  return given;
+  checkOptions(options, Object.keys(known), "process", known);
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined && value !== null));
 }
 
 function isTensor(value: unknown): value is Tensor {

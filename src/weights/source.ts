@@ -29,6 +29,7 @@ export type ModelSource = string | URL | readonly FileLike[] | Readonly<Record<s
 
 /** Of a folder and of given files only `signal` has a meaning; of a URL also `fetch` and `token`; of a hub id all. */
 export type OpenOptions = Omit<HubOptions, "store" | "tuning">;
+export const openKeys = ["signal", "onProgress", "logger", "revision", "token", "cacheDir", "localFilesOnly", "refresh", "endpoint", "fetch", "concurrency"];
 
 const isUrl = (source: string): boolean => /^(https?|file):/i.test(source);
 const isPath = (source: string): boolean => /^(\.{0,2}[\\/]|\.{1,2}$|[a-z]:[\\/])/i.test(source);

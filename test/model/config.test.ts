@@ -80,5 +80,6 @@ test("Kosmos2Config reads what Hugging Face saved for every golden model", { ski
 
 test("Kosmos2Config.fromPretrained reads the model in the package", async () => {
   const { textConfig, latentQueryNum } = await Kosmos2Config.fromPretrained("kosmos2-emoji");
+  await assert.rejects(Kosmos2Config.fromPretrained("kosmos2-emoji", { dtype: "i8" } as never), { code: "option-unknown" });
   assert.deepEqual([textConfig.vocabSize, textConfig.noRepeatNgramSize, latentQueryNum], [1485, 0, 64]);
 });

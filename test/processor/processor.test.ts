@@ -75,8 +75,8 @@ test("process pads on the side it is told, without touching the ones of the imag
 });
 
 for (const [wanted, options, words] of [
-  ["option-unknown", { text: "a", images: "a", colour: 1 }, /"colour"/],
-  ["option-unknown", { text: "a", toString: 1 }, /"toString"/],
+  ["option-unknown", { text: "a", images: "a", colour: 1 }, /option colour:/],
+  ["option-unknown", { text: "a", toString: 1 }, /option toString:/],
   ["option-invalid", { text: 5 }, /text/],
   ["option-invalid", { text: [] }, /text/],
   ["option-invalid", { text: "a", padding: "most" }, /"most"/],
@@ -101,6 +101,24 @@ for (const [wanted, options, words] of [
   ["batch-ragged", { text: ["a", "a dog"] }, /padding: true/],
 ] as [string, ProcessOptions, RegExp][])
   test(`process refuses ${JSON.stringify(options)} with code ${wanted}`, () => assert.rejects(processor.process(options), code(wanted, words)));
+
+test("what are no options, no ids and no text is refused with a code", async () => {
+  for (const options of [undefined, null, "a"] as never[]) await assert.rejects(processor.process(options), code("option-invalid", /wanted an object/));
+  await assert.rejects(processor.process({ text: "a", signal: {} as never }), code("option-invalid", /signal/));
+  await assert.rejects(Kosmos2Processor.fromPretrained("kosmos2-emoji", { dtype: "i8" } as never), code("option-unknown", /dtype/));
+  for (const ids of [undefined, null, 5, "5"] as never[]) {
+    assert.throws(() => processor.decode(ids), code("option-invalid", /wanted a list of ids/));
+    assert.throws(() => processor.batchDecode(ids), code("option-invalid", /wanted a list of lists of ids, or a tensor/));
+    assert.throws(() => processor.batchDecode([ids]), code("option-invalid", /wanted a list of ids/));
+  }
+  assert.throws(() => processor.decode([5], { skip_special_tokens: true } as never), code("option-unknown", /skip_special_tokens/));
+  for (const text of [undefined, null, 5] as never[]) {
+    assert.throws(() => processor.postProcessGeneration(text), code("option-invalid", /wanted a string/));
+    assert.throws(() => processor.escape(text), code("option-invalid", /wanted a string/));
+  }
+  for (const options of [null, { imageSize: {} }, { imageSize: 5 }, { cleanupAndExtract: 1 }] as never[]) assert.throws(() => processor.postProcessGeneration("a", options), code("option-invalid"));
+  assert.deepEqual(processor.postProcessGeneration("a", { imageSize: null }), { caption: "a", entities: [] });
+});
 
 test("process without an image processor says so, and stops when it is told before it began", async () => {
   await assert.rejects(new Kosmos2Processor(tokenizer).process({ text: "a", images: "a" }), code("image-processor-missing"));
