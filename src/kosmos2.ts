@@ -154,7 +154,7 @@ export class Kosmos2 {
     const { signal } = options;
     await this.enter(signal);
     try {
-      const { pixelValues, imageSizes } = await this.processor.process({ ...options, images: image, wasmUrl: this.wasmUrl });
+      const { pixelValues, imageSizes } = await this.processor.process({ ...options, images: chosen(image), wasmUrl: this.wasmUrl });
       const imageEmbeds = await this.model.getImageFeatures(pixelValues!, { signal });
       return new Scene(imageEmbeds, imageSizes[0]!, (question, prefix) => {
         checkOptions(question, questionKeys, "ask about a picture");
@@ -191,7 +191,7 @@ export class Kosmos2 {
     await this.enter(signal);
     try {
       if (prefix?.disposed) throw new Kosmos2Error("disposed", "state", "Cannot ask about the picture: its scene was disposed of; see it again");
-      const inputs = await this.processor.process({ ...picture, text: prompt, signal });
+      const inputs = await this.processor.process({ ...picture, images: chosen(picture.images), text: prompt, signal });
       const tokens = this.model.stream({ ...inputs, ...generate, prefix, signal });
       const newIds: number[] = [];
       let end: Awaited<ReturnType<typeof tokens.next>>["value"] | undefined;
@@ -246,6 +246,13 @@ export class Kosmos2 {
     if (next) next();
     else this.running--;
   }
+}
+
+/** A picture that is there: without one the processor would make a text, and the model an answer out of thin air. */
+function chosen<T>(image: T): T & {} {
+  if (image === undefined || image === null)
+    throw new Kosmos2Error("image-invalid", "input", `Cannot look at the picture: it is ${image}; give a path, a URL, encoded bytes, a Blob or pixels (was a file chosen?)`, { found: image });
+  return image;
 }
 
 /** Pieces for those who loop, the whole for those who ask; the work is done once. */

@@ -89,6 +89,15 @@ test("Kosmos2.caption is aborted with the signal's reason, also while it waits f
   await assert.rejects(kosmos.caption(picture, { signal: AbortSignal.abort(reason) }), reason);
 });
 
+test("without a picture there is no answer, but an error that says so", async () => {
+  for (const nothing of [undefined, null]) {
+    const wanted = { code: "image-invalid", message: new RegExp(`it is ${nothing}; give a path, .*was a file chosen`) };
+    await assert.rejects(kosmos.caption(nothing as never), wanted);
+    await assert.rejects(kosmos.see(nothing as never), wanted);
+    await assert.rejects(async () => { for await (const _ of kosmos.stream(nothing as never)); }, wanted);
+  }
+});
+
 test("options that are none, or of another kind, are refused with a code", async () => {
   const scene = await kosmos.see(picture), invalid = { code: "option-invalid" };
   for (const options of [null, 5, "x", { prompt: null }, { prompt: 5 }, { prompt: ["a"] }, { signal: {} }, { maxNewTokens: NaN }] as never[]) {
