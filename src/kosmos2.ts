@@ -57,7 +57,7 @@ export interface Piece {
   text: string;
 }
 
-/** An answer under way. Work starts with the first piece or with `result`, whichever is asked for first. */
+/** An answer under way. Work starts with the first piece or with `result`, whichever is asked for first; pieces come once (code `answer-read`). */
 export interface Answer extends AsyncIterable<Piece> {
   /** The whole answer. After the loop was left early it rejects with an AbortError. */
   readonly result: Promise<Caption>;
@@ -275,7 +275,7 @@ class Streamed implements Answer {
   }
 
   async *[Symbol.asyncIterator](): AsyncIterator<Piece> {
-    if (this.looped) throw new TypeError("Cannot read an answer twice: its pieces were given already, or its result was asked for first");
+    if (this.looped) throw new Kosmos2Error("answer-read", "state", "Cannot read an answer twice: its pieces were given already, or its result was asked for first; await `result`, or ask again");
     this.looped = true;
     this.promise().catch(() => {}); // whoever loops hears the error there
     let finished = false;

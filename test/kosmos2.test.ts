@@ -59,7 +59,7 @@ test("the pieces of Kosmos2.stream concatenate to what was generated after the p
   const { generatedText, newIds } = await answer.result;
   assert.equal(`<grounding> An image of${text}`, generatedText);
   assert.deepEqual(ids, newIds);
-  await assert.rejects(async () => { for await (const _ of answer); }, TypeError);
+  await assert.rejects(async () => { for await (const _ of answer); }, { code: "answer-read" });
 });
 
 test("work begins when it is asked for, and leaving the loop ends it", async () => {
