@@ -4,7 +4,7 @@ import { Kosmos2Error } from "./errors.js";
 import { greedy, type Stop } from "./generate/greedy.js";
 import { type GenerateOptions, generateKeys, generateSettings } from "./generate/config.js";
 import type { Kosmos2Config } from "./model/config.js";
-import { callable, check, checkOptions } from "./options.js";
+import { callable, check, checkOptions, shown } from "./options.js";
 import type { Stages } from "./passes.js";
 import type { Prefix } from "./prefix.js";
 import type { Profile } from "./profile.js";
@@ -14,7 +14,7 @@ import { openKeys, type ModelSource, openModel, type OpenOptions } from "./weigh
 /** Options of `fromPretrained` and of `Kosmos2.load`: those of the engine, and those of a download where `source` needs one. */
 export interface LoadOptions extends EngineOptions, Omit<OpenOptions, "need" | "onProgress" | "logger"> {}
 
-/** What a processor gives and a model takes. B texts of T tokens; without pictures the model reads text alone. */
+/** What a processor gives and a model takes. B texts of T tokens; without pictures the model reads text alone. int64, as other libraries have ids and masks, does as well. */
 export interface ModelInputs {
   /** [B, T] */
   inputIds: Tensor<"int32">;
@@ -144,14 +144,14 @@ abstract class PretrainedModel {
   protected async run(inputs: ModelInputs & ForwardOptions, last: "text.final_norm" | "logits"): Promise<{ last: Tensor } & Omit<ModelOutput, "lastHiddenState">> {
     checkOptions(inputs, [...inputKeys, ...forwardKeys], "run the model");
     const { layers, attentionHeads, embedDim, vocabSize } = this.config.textConfig;
-    const rows = this.rows(inputs), T = inputs.inputIds.dims[1];
+    const rows = this.rows(inputs), T = rows[0].ids.length;
     const asked = inputs.stages ?? [];
     if (asked.length && rows.length > 1) throw mismatch("stages are kept for a batch of one", rows.length, 1);
     const each = Array.from({ length: layers }, (_, i) => i);
     const states = inputs.outputHiddenStates ? ["text.embeddings", ...each.slice(0, -1).map((i) => `text.layer.${i}`), "text.final_norm"] : [];
     const attentions = inputs.outputAttentions ? each.map((i) => `text.attention.${i}`) : [];
     const textStages = [...new Set([...asked, ...states, ...attentions, last])];
-    const pictures = await this.pictures(inputs, [...asked, ...(inputs.outputAttentions ? ["projection.attention"] : [])]);
+    const pictures = await this.pictures(inputs, rows.length, [...asked, ...(inputs.outputAttentions ? ["projection.attention"] : [])]);
     const kept: Stages[] = [];
     for (const [i, row] of rows.entries()) {
       const sequence = this.engine.begin();
@@ -179,49 +179,51 @@ abstract class PretrainedModel {
 
   /** Rows of a batch, checked against the model. */
   protected rows(inputs: ModelInputs): Row[] {
-    const { vocabSize } = this.config.textConfig, { latentQueryNum } = this.config;
     const { inputIds, attentionMask, imageEmbedsPositionMask, pixelValues, imageEmbeds } = inputs;
-    if (inputIds?.dims?.length !== 2 || inputIds.dims[1] === 0) throw mismatch("inputIds", inputIds?.dims, "a tensor [B, T] of at least one token");
+    checkTensor("inputIds", inputIds, integers, ["B", "T"]);
     const [B, T] = inputIds.dims;
-    for (const [name, other] of Object.entries({ attentionMask, imageEmbedsPositionMask })) {
-      if (other && (other.dims[0] !== B || other.dims[1] !== T)) throw mismatch(name, other.dims, [B, T]);
-    }
-    const pictures = pixelValues ?? imageEmbeds;
-    if (pictures && pictures.dims[0] !== B) throw mismatch("pictures", pictures.dims[0], `${B}, one for each text`);
+    for (const [name, other] of Object.entries({ attentionMask, imageEmbedsPositionMask })) if (other) checkTensor(name, other, integers, [B, T]);
     return Array.from({ length: B }, (_, b) => {
-      const of = (t: Tensor<"int32"> | undefined, otherwise: number) => t ? [...t.data.subarray(b * T, (b + 1) * T)] : new Array<number>(T).fill(otherwise);
-      const row = { ids: of(inputIds, 0), mask: of(attentionMask, 1), places: of(imageEmbedsPositionMask, 0) };
-      const bad = row.ids.find((id) => id < 0 || id >= vocabSize);
-      if (bad !== undefined) throw mismatch(`token id of row ${b}`, bad, `0 … ${vocabSize - 1}`);
-      const places = row.places.filter((place, i) => place && row.mask[i]).length, wanted = pictures ? latentQueryNum : 0;
+      const of = (t: Tensor<"int32"> | undefined, otherwise: number) => t ? Array.from(t.data.subarray(b * T, (b + 1) * T), Number) /* of int64, BigInts */ : new Array<number>(T).fill(otherwise);
+      const row = { ids: this.known(of(inputIds, 0), `row ${b}`), mask: of(attentionMask, 1), places: of(imageEmbedsPositionMask, 0) };
+      const places = row.places.filter((place, i) => place && row.mask[i]).length, wanted = imageEmbeds || pixelValues ? this.config.latentQueryNum : 0;
       if (places !== wanted) throw mismatch(`image rows of row ${b}`, places, wanted);
       const read = row.ids.filter((_, i) => row.mask[i] !== 0);
       if (read.length === 0) throw mismatch(`tokens of row ${b}`, 0, "at least one that is not padding");
-      if (read.length > this.engine.contextSize) {
-        throw new Kosmos2Error("prompt-too-long", "input", `Cannot read row ${b}: ${read.length} tokens, the context holds ${this.engine.contextSize}`, {
-          found: read.length, wanted: this.engine.contextSize,
-        });
-      }
+      this.refuseTooLong(`row ${b}`, read.length);
       return { ...row, read };
     });
   }
 
-  /** Image rows of each text, from pixels or as they are given. */
+  /** Ids that have an embedding: other numbers mean other things inside, or address memory that is not theirs. */
+  protected known(ids: Iterable<number>, where: string): number[] {
+    const { vocabSize } = this.config.textConfig;
+    if (typeof ids !== "object" || typeof ids?.[Symbol.iterator] !== "function") throw mismatch(`tokens of ${where}`, ids, "a list of ids");
+    const list = [...ids], bad = list.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
+    if (bad >= 0) throw mismatch(`token id ${bad} of ${where}`, list[bad], `a whole number, 0 … ${vocabSize - 1}`);
+    return list;
+  }
+
+  protected refuseTooLong(where: string, found: number): void {
+    const wanted = this.engine.contextSize;
+    if (found > wanted) throw new Kosmos2Error("prompt-too-long", "input", `Cannot read ${where}: ${found} tokens, the context holds ${wanted}; give a shorter text`, { found, wanted });
+  }
+
+  /** Image rows of each of B texts, from pixels or as they are given. */
   protected async pictures(
-    inputs: ModelInputs & ForwardOptions, stages: readonly string[] = [],
+    inputs: ModelInputs & ForwardOptions, B: number, stages: readonly string[] = [],
   ): Promise<{ embeds: Float32Array; stages: Stages }[] | undefined> {
     const { imageEmbeds, pixelValues } = inputs;
-    if (!imageEmbeds) return pixelValues && this.seeAll(pixelValues, inputs, stages);
-    const { latentQueryNum } = this.config, { embedDim } = this.config.textConfig;
-    const [B, L, D] = imageEmbeds.dims;
-    if (imageEmbeds.dims.length !== 3 || L !== latentQueryNum || D !== embedDim) throw mismatch("imageEmbeds", imageEmbeds.dims, ["B", latentQueryNum, embedDim]);
+    if (!imageEmbeds) return pixelValues && this.seeAll(pixelValues, inputs, B, stages);
+    const { latentQueryNum: L } = this.config, { embedDim: D } = this.config.textConfig;
+    checkTensor("imageEmbeds", imageEmbeds, floats, [B, L, D]);
     return Array.from({ length: B }, (_, b) => ({ embeds: imageEmbeds.data.subarray(b * L * D, (b + 1) * L * D), stages: new Map() }));
   }
 
-  private async seeAll(pixelValues: Tensor, options: ForwardOptions, stages: readonly string[] = []) {
+  private async seeAll(pixelValues: Tensor, options: ForwardOptions, wanted: number | "B" = "B", stages: readonly string[] = []) {
     const { numChannels, imageSize, patchSize } = this.config.visionConfig;
+    checkTensor("pixelValues", pixelValues, floats, [wanted, numChannels, "H", "W"]);
     const [B, C, H, W] = pixelValues.dims;
-    if (pixelValues.dims.length !== 4 || C !== numChannels) throw mismatch("pixelValues", pixelValues.dims, ["B", numChannels, imageSize, imageSize]);
     if (options.interpolatePosEncoding ? H < patchSize || W < patchSize : H !== imageSize || W !== imageSize) {
       throw mismatch("pixelValues", pixelValues.dims, `${imageSize} × ${imageSize} pixels, or interpolatePosEncoding: true`);
     }
@@ -295,6 +297,7 @@ export interface Session {
   /**
    * @param ids the next tokens
    * @returns [ids.length, vocabSize]: logits after each of them
+   * @throws {Kosmos2Error} codes `processor-mismatch` for what is no id of the model, `prompt-too-long` for more than the context holds; the session goes on
    */
   feed(ids: readonly number[], options?: { signal?: AbortSignal }): Promise<Tensor>;
   /** Gives memory back; what is being read is read to its end, later calls reject with code `disposed`. Twice is fine. */
@@ -328,18 +331,17 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
    * @throws {Kosmos2Error} codes `processor-mismatch`, `prompt-too-long`, `option-invalid`, `option-unknown`
    */
   async generate(inputs: GenerateInputs): Promise<GenerateOutput> {
-    const answer = this.answer(inputs);
-    const newIds: number[][] = Array.from({ length: inputs.inputIds.dims[0] }, () => []);
+    const rows = this.asked(inputs), answer = this.answer(inputs, rows), newIds: number[][] = rows.map(() => []);
     for (;;) {
       const { done, value } = await answer.next();
-      if (done) return { ...value, newIds, sequences: this.sequences(inputs.inputIds, newIds) };
+      if (done) return { ...value, newIds, sequences: this.sequences(rows, newIds) };
       newIds[value.row].push(value.id);
     }
   }
 
   /** As `generate`, each token as soon as it is known; leaving the loop stops the work. */
   async *stream(inputs: GenerateInputs): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
-    return yield* this.answer(inputs);
+    return yield* this.answer(inputs, this.asked(inputs));
   }
 
   /**
@@ -347,17 +349,20 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
    * depends on it.
    *
    * @param ids a text as the model might write it, or a part of one
+   * @throws {Kosmos2Error} code `processor-mismatch` for what is no id of the model
    */
   expect(ids: readonly number[]): void {
-    this.engine.habits.learn(ids);
+    this.engine.habits.learn(this.known(ids, "expect")); // a guess is read like any token
   }
 
-  /** For teacher forcing and the like. One picture at most. */
+  /** For teacher forcing and the like. One text, with one picture at most. */
   async startSession(inputs: Pick<ModelInputs, "inputIds" | "imageEmbedsPositionMask" | "pixelValues" | "imageEmbeds"> & { signal?: AbortSignal }): Promise<Session & { logits: Tensor }> {
-    const [row] = this.rows(inputs);
-    const pictures = await this.pictures(inputs);
+    checkOptions(inputs, [...inputKeys, "signal"], "start a session");
+    const rows = this.rows(inputs), [row] = rows;
+    if (rows.length > 1) throw mismatch("texts of a session", rows.length, 1);
+    const pictures = await this.pictures(inputs, 1);
     const sequence = this.engine.begin();
-    let feeding = 0, over = false, given = false;
+    let feeding = 0, over = false, given = false, tokens = 0;
     const giveBack = () => {
       if (!over || feeding > 0 || given) return;
       given = true;
@@ -369,10 +374,17 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     };
     const feed = async (reading: Omit<Reading, "sequence">, signal?: AbortSignal) => {
       if (over) throw new Kosmos2Error("disposed", "state", "Cannot read on: the session was disposed of; start another");
+      const { length } = reading.ids;
+      this.refuseTooLong("on", tokens + length);
+      if (length === 0) return tensor("float32", new Float32Array(0), [0, this.config.textConfig.vocabSize]);
+      tokens += length; // at once: other calls may be waiting for their turn
       feeding++;
       try {
         const { rows, columns, data } = (await this.engine.read([{ sequence, ...reading }], { signal })).get("logits")!;
         return tensor("float32", data, [rows, columns]);
+      } catch (error) {
+        tokens -= length;
+        throw error;
       } finally {
         feeding--;
         giveBack();
@@ -380,23 +392,33 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     };
     try {
       const logits = await feed({ ids: row.ids, places: row.places, images: pictures?.[0].embeds }, inputs.signal);
-      return { logits, feed: (ids, options = {}) => feed({ ids }, options.signal), dispose };
+      return {
+        logits, dispose,
+        feed: async (ids, options = {}) => {
+          checkOptions(options, ["signal"], "read on");
+          options.signal?.throwIfAborted();
+          return feed({ ids: this.known(ids, "feed") }, options.signal);
+        },
+      };
     } catch (error) {
       dispose();
       throw error;
     }
   }
 
-  private async *answer(inputs: GenerateInputs): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
+  private asked(inputs: GenerateInputs): Row[] {
     checkOptions(inputs, [...inputKeys, ...generateKeys, "prefix"], "generate");
+    return this.rows(inputs);
+  }
+
+  private async *answer(inputs: GenerateInputs, rows: readonly Row[]): AsyncGenerator<{ row: number; id: number }, { stop: Stop[]; timings: Timings }> {
     const { signal } = inputs;
     const settings = generateSettings(inputs, this.engine.generation);
-    const rows = this.rows(inputs);
     const prefix = rows.some(({ mask }) => mask.includes(0)) ? undefined : inputs.prefix;
     signal?.throwIfAborted();
     let since = performance.now();
     const lap = () => -since + (since = performance.now());
-    const pictures = await this.pictures({ ...inputs, signal });
+    const pictures = await this.pictures({ ...inputs, signal }, rows.length);
     const timings: Timings = { loadMs: this.engine.loadMs, visionMs: lap(), prefillMs: 0, decodeMs: 0 };
     const sequences: Sequence[] = [];
     try {
@@ -427,11 +449,11 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     }
   }
 
-  private sequences(prompts: Tensor<"int32">, newIds: readonly number[][]): Tensor<"int32"> {
-    const [B, T] = prompts.dims, longest = Math.max(0, ...newIds.map((ids) => ids.length));
+  private sequences(prompts: readonly Row[], newIds: readonly number[][]): Tensor<"int32"> {
+    const B = prompts.length, T = prompts[0].ids.length, longest = Math.max(0, ...newIds.map((ids) => ids.length));
     const all = new Int32Array(B * (T + longest)).fill(this.engine.generation.padTokenId);
     newIds.forEach((ids, b) => {
-      all.set(prompts.data.subarray(b * T, (b + 1) * T), b * (T + longest));
+      all.set(prompts[b].ids, b * (T + longest));
       all.set(ids, b * (T + longest) + T);
     });
     return tensor("int32", all, [B, T + longest]);
@@ -445,10 +467,36 @@ async function load(source: ModelSource, options: LoadOptions): Promise<Engine> 
   return Engine.load(await openModel(source, options), options);
 }
 
-const mismatch = (what: string, found: unknown, wanted: unknown) =>
-  new Kosmos2Error("processor-mismatch", "input", `Cannot give these inputs to this model: ${what}: found ${JSON.stringify(found)}, wanted ${JSON.stringify(wanted)}; use the processor of the same checkpoint`, {
+const mismatch = (what: string, found: unknown, wanted: string | number, said = shown(found)) =>
+  new Kosmos2Error("processor-mismatch", "input", `Cannot give these inputs to this model: ${what}: found ${said}, wanted ${wanted}; use what the processor of the same checkpoint gives`, {
     found, wanted,
   });
+
+const floats = "Float32Array", integers = "Int32Array or BigInt64Array";
+
+/**
+ * Believes a tensor of the caller's when its dims are those, its data as many numbers, and all of them finite: a wrong size would read
+ * memory that is not its own.
+ *
+ * @param dims a name for what may be any size, from 1
+ * @throws {Kosmos2Error} code `processor-mismatch`
+ */
+function checkTensor(name: string, given: Tensor | Tensor<"int32">, wanted: typeof floats | typeof integers, dims: readonly (number | string)[]): void {
+  const { data, dims: found } = (given ?? {}) as Partial<Tensor>, shape = `dims: [${dims.join(", ")}]`;
+  if (!Array.isArray(found) || !data) throw mismatch(name, given, `{ data: ${wanted}, ${shape} }`);
+  if (found.length !== dims.length || !dims.every((dim, i) => found[i] === dim || (typeof dim === "string" && Number.isSafeInteger(found[i]) && found[i] > 0)))
+    throw mismatch(name, found, shape);
+  const size: number = found.reduce((product, dim) => product * dim, 1), array: string | undefined = data[Symbol.toStringTag]; // of any realm
+  if (data.length !== size || !wanted.split(" or ").includes(array)) throw mismatch(name, data.length, `${size} in ${wanted}`, `${data.length} numbers in ${array ?? "no typed array"}`);
+  if (wanted === floats && !finite(data)) throw mismatch(name, NaN, "finite numbers", "NaN or Infinity");
+}
+
+/** A seventh of a millisecond a picture: 0 times what is no finite number is NaN. */
+function finite(data: Float32Array): boolean {
+  let sum = 0;
+  for (let i = 0; i < data.length; i++) sum += 0 * data[i];
+  return sum === 0;
+}
 
 /** Rows that were read back to where they stood among the padding, which stays 0. */
 function spreadRows(rows: readonly Row[], T: number, columns: number, data: readonly Float32Array[]): Float32Array {

@@ -240,6 +240,62 @@ test("inputs that don't fit the model are refused with what was found and wanted
   await assert.rejects(m.generate({ ...single[0], temperature: 1 } as never), /temperature/);
 });
 
+test("a tensor whose data are not what its dims say is refused, and the next answer is what it was", async () => {
+  const m = await model(), wanted = await m.generate({ ...single[0], maxNewTokens: 8 }), [pixels, ids] = [single[0].pixelValues!, single[0].inputIds];
+  const imageEmbeds = await m.getImageFeatures(pixels), text = { ...single[0], pixelValues: undefined };
+  const changed = (data: Float32Array, i: number, to: number) => data.map((x, j) => (j === i ? to : x));
+  const refused = (inputs: object, words: RegExp) => assert.rejects(m.generate(inputs as GenerateInputs), { code: "processor-mismatch", message: words });
+  for (const [data, words] of [
+    [new Float32Array(10), /pixelValues: found 10 numbers in Float32Array, wanted 150528 in Float32Array/], [new Float32Array(0), /found 0 numbers/],
+    [new Float32Array(2 * pixels.data.length), /found 301056/], [new Float64Array(pixels.data), /in Float64Array/], [new Uint8Array(pixels.data.length), /in Uint8Array/],
+    [[...pixels.data], /in no typed array/], [undefined, /data: Float32Array, dims: \[1, 3, H, W\]/],
+    [changed(pixels.data, 150527, NaN), /NaN or Infinity, wanted finite/], [changed(pixels.data, 0, -Infinity), /NaN or Infinity/],
+  ] as const) await refused({ ...single[0], pixelValues: { ...pixels, data } }, words);
+  for (const data of [imageEmbeds.data.slice(0, 100), new Float32Array(0), changed(imageEmbeds.data, 5, NaN)]) await refused({ ...text, imageEmbeds: { ...imageEmbeds, data } }, /imageEmbeds: found/);
+  for (const data of [ids.data.slice(3), new Int32Array(0), Float32Array.from(ids.data), [...ids.data]]) {
+    await refused({ ...single[0], inputIds: { ...ids, data } }, /inputIds: found \d+ numbers/);
+    await refused({ ...single[0], attentionMask: { ...ids, data } }, /attentionMask: found \d+ numbers/);
+  }
+  for (const dims of [[0, 71], [71], [1, 71.5], [1, 71, 1], [1, -71], "1,71"]) await refused({ ...single[0], inputIds: { ...ids, dims } }, /inputIds: found/);
+  await refused({ ...single[0], inputIds: [...ids.data] }, /inputIds: found \[0,451,.*wanted \{ data: Int32Array or BigInt64Array, dims: \[B, T\] \}/);
+  await refused({}, /inputIds: found undefined/);
+  await refused(await processor.process({ images: pictures[0] }), /inputIds: found undefined/);
+  for (const given of ["keys.png", undefined, pixels.data]) await assert.rejects(m.getImageFeatures(given as never), { code: "processor-mismatch", message: /pixelValues: found/ });
+  await assert.rejects(m.generate({ text: "a" } as never), { code: "option-unknown" });
+  await assert.rejects(m.startSession({ ...both, pixelValues: undefined, imageEmbedsPositionMask: undefined as never }), { code: "processor-mismatch", message: /texts of a session: found 2, wanted 1/ });
+  assert.deepEqual((await m.generate({ ...single[0], maxNewTokens: 8 })).newIds, wanted.newIds);
+});
+
+test("ids and masks may be int64, as other libraries have them", async () => {
+  const wide = <T extends Tensor<"int32">>({ data, dims }: T) => ({ type: "int64", data: BigInt64Array.from(data, BigInt), dims }) as unknown as T;
+  const { inputIds, attentionMask, imageEmbedsPositionMask, pixelValues } = both, m = await model();
+  const wanted = await m.generate({ ...both, maxNewTokens: 20 });
+  const { newIds, sequences } = await m.generate({
+    inputIds: wide(inputIds), attentionMask: wide(attentionMask), imageEmbedsPositionMask: wide(imageEmbedsPositionMask), pixelValues, maxNewTokens: 20,
+  });
+  assert.deepEqual([newIds, sequences], [wanted.newIds, wanted.sequences]);
+});
+
+test("a session and expect refuse what are no ids, and a session what the context can't hold, and both go on", async () => {
+  const m = await model(), session = await m.startSession(single[0]), other = await m.startSession(single[0]), { vocabSize } = m.config.textConfig;
+  for (const ids of [[vocabSize], [1e6], [-1], [NaN], [1.5], ["5"], [1n], [5, undefined], 5, "5", null, undefined]) {
+    await assert.rejects(session.feed(ids as number[]), { code: "processor-mismatch" }, String(ids));
+    assert.throws(() => m.expect(ids as number[]), { code: "processor-mismatch" }, String(ids));
+  }
+  await assert.rejects(session.feed([NaN]), { message: /token id 0 of feed: found NaN, wanted a whole number, 0 … 1484/ });
+  const room = 512 - 71, fill = new Array<number>(room - 1).fill(20);
+  await assert.rejects(session.feed([...fill, 20, 20]), { code: "prompt-too-long", message: /Cannot read on: 513 tokens, the context holds 512; give a shorter text/ });
+  assert.deepEqual((await session.feed([])).dims, [0, vocabSize]);
+  await assert.rejects(session.feed(fill, { signal: AbortSignal.abort("no") }), (reason) => reason === "no");
+  assert.deepEqual(bits(await session.feed([59])), bits(await other.feed([59])));
+  const waiting = session.feed(fill); // takes all the room, while it waits too
+  await assert.rejects(session.feed([20]), { code: "prompt-too-long" });
+  assert.deepEqual((await waiting).dims, [room - 1, vocabSize]);
+  await assert.rejects(session.feed([20]), { code: "prompt-too-long" });
+  await assert.rejects(session.feed([], null as never), { code: "option-invalid" });
+  for (const each of [session, other]) each.dispose();
+});
+
 test("options of another kind are refused by name, with what was found as it is", async () => {
   const m = await model();
   for (const [option, found, shown] of [
@@ -252,7 +308,7 @@ test("options of another kind are refused by name, with what was found as it is"
   await assert.rejects(m.forward({ ...single[0], stages: 5 as never }), { code: "option-invalid" });
   for (const options of [null, 5, "i8", [], { onProgress: 5 }, { workerFactory: 5 }, { signal: {} }, { logger: {} }])
     await assert.rejects(Kosmos2Model.fromPretrained("kosmos2-emoji", options as never), { code: "option-invalid" }, JSON.stringify(options));
-  for (const inputs of [null, undefined, 5]) await assert.rejects(m.forward(inputs as never), { code: "option-invalid" });
+  for (const inputs of [null, undefined, 5]) await assert.rejects(m.generate(inputs as never), { code: "option-invalid" });
   await assert.rejects(m.profile(undefined as never), { code: "option-invalid", message: /work = undefined: wanted a function/ });
 });
 
@@ -261,5 +317,5 @@ test("an answer ends with stop context when there is no room left", async () => 
   const ids = { type: "int32" as const, data: new Int32Array(500).fill(20), dims: [1, 500] };
   const { newIds, stop } = await m.generate({ inputIds: ids, maxNewTokens: 400, eosTokenId: null });
   assert.deepEqual([newIds[0].length, stop], [12, ["context"]]);
-  await assert.rejects(m.generate({ inputIds: { ...ids, data: new Int32Array(600), dims: [1, 600] } }), (error) => (error as { code?: string }).code === "prompt-too-long");
+  await assert.rejects(m.generate({ inputIds: { ...ids, data: new Int32Array(600), dims: [1, 600] } }), { code: "prompt-too-long", message: /row 0: 600 tokens, the context holds 512; give a shorter text/ });
 });
