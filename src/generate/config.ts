@@ -25,20 +25,20 @@ export function generationConfig(text: Kosmos2TextConfig, json?: unknown, file =
   if (json !== undefined && (typeof json !== "object" || json === null || Array.isArray(json)))
     throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": it holds ${JSON.stringify(json)}; wanted an object`, { file, found: json });
   const said = (json ?? {}) as Readonly<Record<string, unknown>>;
-  const ids = (field: string, otherwise: readonly number[], single: boolean): readonly number[] => {
+  const ids = (field: string, otherwise: readonly number[], single: boolean, below = text.vocabSize): readonly number[] => {
     const found = said[field];
     if (found === undefined || found === null) return otherwise;
-    const list = single && Array.isArray(found) ? undefined : tokenIds(found);
+    const list = single && Array.isArray(found) ? undefined : tokenIds(found, below - 1);
     if (list) return list;
-    const wanted = single ? "a whole number, 0 or more" : "an id or a list of ids";
+    const wanted = `${single ? "a whole number, 0 or more" : "an id or a list of ids"}, less than ${below}`;
     throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": ${field} is ${JSON.stringify(found)}; wanted ${wanted}`, { file, found, wanted });
   };
-  const id = (field: string, otherwise: number): number => ids(field, [otherwise], true)[0];
+  const id = (field: string, otherwise: number, below?: number): number => ids(field, [otherwise], true, below)[0];
   return {
     bosTokenId: id("bos_token_id", text.bosTokenId),
     padTokenId: id("pad_token_id", text.padTokenId),
     eosTokenId: ids("eos_token_id", text.eosTokenId, false),
-    noRepeatNgramSize: id("no_repeat_ngram_size", text.noRepeatNgramSize),
+    noRepeatNgramSize: id("no_repeat_ngram_size", text.noRepeatNgramSize, 2 ** 31),
   };
 }
 

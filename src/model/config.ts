@@ -50,10 +50,10 @@ const ids = (names: string, value: readonly number[]): Field<readonly number[]> 
   names: names.split(" "), value, wanted: "an id or a list of ids", read: (found) => tokenIds(found),
 });
 
-/** `2` or `[2, 5]` as a list; undefined when it is neither. */
-export function tokenIds(found: unknown): readonly number[] | undefined {
+/** `2` or `[2, 5]` as a list; undefined when it is neither, or one is past `most`. */
+export function tokenIds(found: unknown, most = 2 ** 31 - 1): readonly number[] | undefined {
   const list = Array.isArray(found) ? (found as unknown[]) : [found];
-  return list.every((id) => isCount(id, 0, 2 ** 31 - 1)) ? (list as number[]) : undefined;
+  return list.every((id) => isCount(id, 0, most)) ? (list as number[]) : undefined;
 }
 
 const textFields = {
@@ -204,6 +204,8 @@ export class Kosmos2Config implements TopConfig {
 
     if (text.embedDim % text.attentionHeads !== 0)
       throw invalid(textPlace, "embed_dim", text.embedDim, `a multiple of attention_heads, ${text.attentionHeads}`);
+    for (const name of ["bos", "pad", "eos"] as const) // positions are counted from pad_token_id: another one changes every answer
+      if (!tokenIds(text[`${name}TokenId`], text.vocabSize - 1)) throw invalid(textPlace, `${name}_token_id`, text[`${name}TokenId`], `less than vocab_size, ${text.vocabSize}`);
     if (text.addCrossAttention) throw invalid(textPlace, "add_cross_attention", true, "false: a decoder with cross attention is not supported");
     if (vision.hiddenSize % vision.numAttentionHeads !== 0)
       throw invalid(visionPlace, "hidden_size", vision.hiddenSize, `a multiple of num_attention_heads, ${vision.numAttentionHeads}`);

@@ -21,6 +21,9 @@ test("generationConfig refuses what can't be", () => {
   assert.throws(() => generationConfig(text({}), []), { code: "config-invalid" });
   assert.throws(() => generationConfig(text({}), { bos_token_id: [] }), /bos_token_id is \[\]; wanted a whole number/);
   assert.throws(() => generationConfig(text({}), { eos_token_id: "2" }), /eos_token_id is "2"; wanted an id or a list of ids/);
+  for (const name of ["bos", "pad", "eos"]) // 65037 tokens: the last is 65036
+    assert.throws(() => generationConfig(text({}), { [`${name}_token_id`]: 65037 }), { code: "config-invalid", message: new RegExp(`${name}_token_id is 65037; wanted .*, less than 65037`) });
+  assert.equal(generationConfig(text({}), { no_repeat_ngram_size: 70000 }).noRepeatNgramSize, 70000);
   assert.throws(() => generationConfig(text({}), { no_repeat_ngram_size: -1 }), { code: "config-invalid" });
 });
 

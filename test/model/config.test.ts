@@ -45,6 +45,7 @@ test("Kosmos2Config refuses what can't be, naming field, found and wanted", () =
   rejects({ text_config: { activation_function: "geglu" } }, /activation_function is "geglu"; wanted one of linear, gelu/);
   rejects({ text_config: { add_cross_attention: true } }, /cross attention is not supported/);
   rejects({ text_config: { eos_token_id: [2, "x"] } }, /eos_token_id is \[2,"x"\]; wanted an id or a list/);
+  for (const name of ["bos", "pad", "eos"]) rejects({ text_config: { vocab_size: 100, [`${name}_token_id`]: 100 } }, new RegExp(`${name}_token_id is \\[?100\\]?; wanted less than vocab_size, 100`));
   rejects({ text_config: { scale_embedding: 1 } }, /scale_embedding is 1; wanted true or false/);
   rejects({ vision_config: { hidden_size: 50, num_attention_heads: 4 } }, /vision_config.hidden_size is 50; wanted a multiple/);
   rejects({ vision_config: { image_size: 225 } }, /image_size is 225; wanted a multiple of patch_size, 14/);
