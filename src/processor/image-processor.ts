@@ -3,10 +3,11 @@
  * What a picture may be is in decode.ts, how it is resized in resize.ts.
  */
 import { Kosmos2Error } from "../errors.js";
+import { shown } from "../options.js";
 import type { WasmUrl } from "../platform/modules.js";
 import type { Picture } from "../platform/platform.js";
 import { tensor, type Tensor } from "../tensor.js";
-import { readText, type ModelFiles } from "../weights/files.js";
+import { inFolder, readJson, type ModelFiles } from "../weights/files.js";
 import { decode, type ImageOptions, type ImageInput } from "./decode.js";
 import { resize } from "./resize.js";
 
@@ -87,15 +88,8 @@ export class Kosmos2ImageProcessor {
 
   /** @throws {Kosmos2Error} as the constructor; code `config-invalid` also for what is no JSON. Without the file the released values hold. */
   static async fromFiles(files: ModelFiles, options: { signal?: AbortSignal } = {}): Promise<Kosmos2ImageProcessor> {
-    const text = await readText(files, "preprocessor_config.json", options.signal);
-    if (text === undefined) return new Kosmos2ImageProcessor();
-    let json: unknown;
-    try {
-      json = JSON.parse(text);
-    } catch (cause) {
-      throw new Kosmos2Error("config-invalid", "load", `Cannot read preprocessor_config.json of ${files.name}: ${(cause as Error).message}`, { file: "preprocessor_config.json" }, cause);
-    }
-    return Kosmos2ImageProcessor.fromJSON(json);
+    const file = "preprocessor_config.json", json = await readJson(files, file, options.signal);
+    return inFolder(files, file, () => (json === undefined ? new Kosmos2ImageProcessor() : Kosmos2ImageProcessor.fromJSON(json)));
   }
 
   /** From the fields of preprocessor_config.json by the file's own names; others are passed over. */
@@ -214,7 +208,7 @@ function levels({ doRescale, rescaleFactor, doNormalize, imageMean, imageStd }: 
 }
 
 function invalid(field: string, found: unknown, wanted: string): Kosmos2Error {
-  return new Kosmos2Error("config-invalid", "load", `Cannot use an image processor with ${field} = ${JSON.stringify(found)}: wanted ${wanted}`, { found, wanted });
+  return new Kosmos2Error("config-invalid", "load", `Cannot use an image processor with ${field} = ${shown(found)}: wanted ${wanted}`, { found, wanted });
 }
 
 function check(config: ImageProcessorConfig): void {
@@ -238,6 +232,6 @@ function check(config: ImageProcessorConfig): void {
   if (imageStd.includes(0)) throw invalid("imageStd", imageStd, "numbers other than 0");
   if (resample !== 3 && config.doResize) {
     throw new Kosmos2Error("resample-unsupported", "unsupported",
-      `Cannot use an image processor with resample = ${JSON.stringify(resample)}: only 3 (bicubic) is known here`, { found: resample, wanted: 3 });
+      `Cannot use an image processor with resample = ${shown(resample)}: only 3 (bicubic) is known here`, { found: resample, wanted: 3 });
   }
 }

@@ -9,7 +9,7 @@
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import { Kosmos2Error } from "../errors.js";
 import { pause } from "../pause.js";
-import { notFound, readJson, readText, type ModelFiles } from "../weights/files.js";
+import { inFolder, notFound, readJson, readText, type ModelFiles } from "../weights/files.js";
 import { AddedTokens, escapeMark, type AddedToken } from "./added-tokens.js";
 import { Charsmap } from "./charsmap.js";
 import { parseTokenizer } from "./sliced-json.js";
@@ -142,11 +142,13 @@ export class Kosmos2Tokenizer implements Tokenizer {
     const { signal } = options;
     const text = await readText(files, "tokenizer.json", signal);
     if (text === undefined) throw await notFound(files, "tokenizer.json");
-    const json = await parseTokenizer(text, signal).catch((error: unknown) => {
-      throw error instanceof SyntaxError ? invalid(`it is not JSON (${error.message})`, {}, error) : error;
-    });
     const config = await readJson(files, "tokenizer_config.json", signal, "tokenizer-invalid");
-    return Kosmos2Tokenizer.fromJSON(json, (config ?? {}) as Record<string, unknown>, options);
+    return inFolder(files, "tokenizer.json", async () => {
+      const json = await parseTokenizer(text, signal).catch((error: unknown) => {
+        throw error instanceof SyntaxError ? invalid(`it is not JSON (${error.message})`, {}, error) : error;
+      });
+      return Kosmos2Tokenizer.fromJSON(json, (config ?? {}) as Record<string, unknown>, options);
+    });
   }
 
   /** The same from what the two files hold. Yields to other work between slices of the vocabulary. */

@@ -46,6 +46,17 @@ export async function readJson(files: ModelFiles, file: string, signal?: AbortSi
   }
 }
 
+/** Says in which folder a file is that a reader, which knows only what it holds, has no use for: `Cannot use "./model: tokenizer.json": …`. */
+export async function inFolder<T>(files: ModelFiles, file: string, read: () => T | Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    if (!(error instanceof Kosmos2Error)) throw error;
+    const { code, kind, message, details, cause } = error;
+    throw new Kosmos2Error(code, kind, message.replace(/^Cannot use (\S+\.json|an image processor)(?=[: ])/, () => `Cannot use "${files.name}: ${file}"`), { file, ...details }, cause);
+  }
+}
+
 /** A name of a file in the folder itself: no separator, no way up, no drive. */
 export function isPlainName(name: string): boolean {
   return name !== "" && name !== "." && name !== ".." && !/[/\\:\0]/.test(name);

@@ -5,6 +5,7 @@ import { Kosmos2Error } from "#src/errors.js";
 import { Kosmos2ImageProcessor, type ImageProcessorConfig } from "#src/processor/image-processor.js";
 import type { RawImage } from "#src/processor/decode.js";
 import { resize } from "#src/processor/resize.js";
+import { openModel } from "#src/weights/source.js";
 import { random, root } from "../support.js";
 import { png } from "./pictures.js";
 
@@ -98,5 +99,8 @@ test("a config is read from its file, and nonsense in it is named", async () => 
   ] as [unknown, RegExp][]) assert.throws(() => Kosmos2ImageProcessor.fromJSON(fields), (error) => error instanceof Kosmos2Error && error.code === "config-invalid" && pattern.test(error.message) || assert.fail(String(error)));
   for (const resample of [0, 1, 2, 4, 5, "bicubic"]) assert.throws(() => Kosmos2ImageProcessor.fromJSON({ resample }), { code: "resample-unsupported" });
   const text = new TextEncoder().encode("{");
-  await assert.rejects(Kosmos2ImageProcessor.fromFiles({ name: "bad", open: async () => ({ size: 1, read: async (into) => into.set(text), close: async () => {} }) }), { code: "config-invalid" });
+  await assert.rejects(Kosmos2ImageProcessor.fromFiles({ name: "bad", open: async () => ({ size: 1, read: async (into) => into.set(text), close: async () => {} }) }), { code: "config-invalid", message: /"bad: preprocessor_config\.json": it is not JSON/ });
+  const given = (json: object) => ({ "preprocessor_config.json": new TextEncoder().encode(JSON.stringify(json)) });
+  await assert.rejects(Kosmos2ImageProcessor.fromFiles(await openModel(given({ do_resize: "yes" }))), { code: "config-invalid", message: 'Cannot use "given files: preprocessor_config.json" with doResize = "yes": wanted true or false' });
+  await assert.rejects(Kosmos2ImageProcessor.fromFiles(await openModel(given({ resample: 2 }))), { code: "resample-unsupported", message: /"given files: preprocessor_config\.json"/ });
 });

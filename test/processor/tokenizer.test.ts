@@ -139,7 +139,8 @@ test("decode skips ids that no token has, and special ones on request", () => {
 test("a tokenizer.json that can't be used is refused by code, with what was found", async () => {
   const files = (text?: string) => openModel(text === undefined ? { "config.json": new Uint8Array() } : { "tokenizer.json": new TextEncoder().encode(text) });
   await assert.rejects(Kosmos2Tokenizer.fromFiles(await files()), code("model-not-found", /tokenizer\.json/));
-  await assert.rejects(Kosmos2Tokenizer.fromFiles(await files("{ nonsense")), code("tokenizer-invalid", /not JSON/));
+  await assert.rejects(Kosmos2Tokenizer.fromFiles(await files("{ nonsense")), code("tokenizer-invalid", /"given files: tokenizer\.json": it is not JSON/));
+  await assert.rejects(Kosmos2Tokenizer.fromFiles(await files('{ "model": { "type": "BPE" } }')), code("tokenizer-unsupported", /"given files: tokenizer\.json": its model is BPE/));
   await assert.rejects(Kosmos2Tokenizer.fromJSON({ ...json(), model: { type: "BPE" } }), code("tokenizer-unsupported", /BPE/));
   await assert.rejects(Kosmos2Tokenizer.fromJSON(null), code("tokenizer-unsupported"));
   await assert.rejects(Kosmos2Tokenizer.fromJSON({ ...json(), pre_tokenizer: { type: "Digits" } }), code("tokenizer-unsupported", /Digits/));
