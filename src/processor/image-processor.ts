@@ -3,11 +3,12 @@
  * What a picture may be is in decode.ts, how it is resized in resize.ts.
  */
 import { Kosmos2Error } from "../errors.js";
-import { shown } from "../options.js";
+import { checkOptions, shown } from "../options.js";
 import type { WasmUrl } from "../platform/modules.js";
 import type { Picture } from "../platform/platform.js";
 import { tensor, type Tensor } from "../tensor.js";
 import { inFolder, readJson, type ModelFiles } from "../weights/files.js";
+import { openKeys, openModel, type ModelSource, type OpenOptions } from "../weights/source.js";
 import { decode, type ImageOptions, type ImageInput } from "./decode.js";
 import { resize } from "./resize.js";
 
@@ -84,6 +85,17 @@ export class Kosmos2ImageProcessor {
     if (all.useSquareSize && "shortestEdge" in all.size) all.size = { height: all.size.shortestEdge, width: all.size.shortestEdge };
     this.config = all;
     this.#levels = levels(all);
+  }
+
+  /**
+   * Reads preprocessor_config.json.
+   *
+   * @throws {Kosmos2Error} as the constructor, and as opening a model does
+   * @example const processor = await Kosmos2ImageProcessor.fromPretrained("kosmos2-emoji");
+   */
+  static async fromPretrained(source: ModelSource, options: OpenOptions = {}): Promise<Kosmos2ImageProcessor> {
+    checkOptions(options, [...openKeys, "need"], "load an image processor");
+    return Kosmos2ImageProcessor.fromFiles(await openModel(source, { need: "processor", ...options }), options);
   }
 
   /** @throws {Kosmos2Error} as the constructor; code `config-invalid` also for what is no JSON. Without the file the released values hold. */

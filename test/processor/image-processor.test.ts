@@ -5,7 +5,6 @@ import { Kosmos2Error } from "#src/errors.js";
 import { Kosmos2ImageProcessor, type ImageProcessorConfig } from "#src/processor/image-processor.js";
 import type { RawImage } from "#src/processor/decode.js";
 import { resize } from "#src/processor/resize.js";
-import { openModel } from "#src/weights/source.js";
 import { random, root } from "../support.js";
 import { png } from "./pictures.js";
 
@@ -101,6 +100,8 @@ test("a config is read from its file, and nonsense in it is named", async () => 
   const text = new TextEncoder().encode("{");
   await assert.rejects(Kosmos2ImageProcessor.fromFiles({ name: "bad", open: async () => ({ size: 1, read: async (into) => into.set(text), close: async () => {} }) }), { code: "config-invalid", message: /"bad: preprocessor_config\.json": it is not JSON/ });
   const given = (json: object) => ({ "preprocessor_config.json": new TextEncoder().encode(JSON.stringify(json)) });
-  await assert.rejects(Kosmos2ImageProcessor.fromFiles(await openModel(given({ do_resize: "yes" }))), { code: "config-invalid", message: 'Cannot use "given files: preprocessor_config.json" with doResize = "yes": wanted true or false' });
-  await assert.rejects(Kosmos2ImageProcessor.fromFiles(await openModel(given({ resample: 2 }))), { code: "resample-unsupported", message: /"given files: preprocessor_config\.json"/ });
+  await assert.rejects(Kosmos2ImageProcessor.fromPretrained(given({ do_resize: "yes" })), { code: "config-invalid", message: 'Cannot use "given files: preprocessor_config.json" with doResize = "yes": wanted true or false' });
+  await assert.rejects(Kosmos2ImageProcessor.fromPretrained(given({ resample: 2 })), { code: "resample-unsupported", message: /"given files: preprocessor_config\.json"/ });
+  assert.deepEqual((await Kosmos2ImageProcessor.fromPretrained("kosmos2-emoji")).config, processor.config);
+  await assert.rejects(Kosmos2ImageProcessor.fromPretrained("kosmos2-emoji", { dtype: "i8" } as never), { code: "option-unknown" });
 });
