@@ -3,7 +3,7 @@
  * Wasm modules are compiled one after the other, and only when a file of assembly/ is newer than they are.
  */
 import { spawn } from "node:child_process";
-import { readFileSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 
 const only = process.argv[2]; // "wasm" or "ts", else both; "bench" for both and what the benchmark needs besides
 
@@ -29,6 +29,7 @@ async function wasm() {
 }
 
 async function types() {
+  for (const name of existsSync("dist") ? readdirSync("dist") : []) if (name !== "wasm") rmSync(`dist/${name}`, { recursive: true }); // a deleted file must not be packed
   // declarations keep their comments, for people; what pages load does without
   await run("node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--emitDeclarationOnly");
   await run("node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--declaration", "false", "--removeComments");

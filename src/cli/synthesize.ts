@@ -1,5 +1,5 @@
 /**
- * Writes a checkpoint of any size as Hugging Face would save it, with weights that nobody trained (weights/synthetic.ts).
+ * Writes a checkpoint of any size as Hugging Face would save it, with weights that nobody trained (synthetic.ts).
  * The same config, type and seed give the same bytes on every machine.
  */
 import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { Kosmos2Config } from "../model/config.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { safetensorsHeader } from "../weights/safetensors.js";
-import { syntheticTensor } from "../weights/synthetic.js";
+import { syntheticTensor } from "./synthetic.js";
 import { storedTensors, type TensorSpec } from "../weights/tensors.js";
 import { filesOf, notEmpty, unwritable } from "./output.js";
 

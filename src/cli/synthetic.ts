@@ -12,7 +12,7 @@
  * that went in; the first layer adds most of it. Rows, and the γ of norms, differ in size.
  */
 import type { Kosmos2Config } from "../model/config.js";
-import type { TensorSpec } from "./tensors.js";
+import type { TensorSpec } from "../weights/tensors.js";
 
 /** A tensor's numbers, row by row. */
 export interface SyntheticTensor {
