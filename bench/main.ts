@@ -44,12 +44,12 @@ const run = new Run({
   tiny: values.tiny,
 });
 const start = performance.now();
-const where = machine();
+const where = await machine();
 console.error(`${where.cpu}, ${where.threads} CPUs (${where.features.join(" ")}), ${(where.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${where.system}`);
 if (run.options.node === process.execPath && Number(process.versions.node.split(".")[0]) < 24) {
   run.note(`measured on Node ${process.versions.node}: bars are for 24 or newer, which npm run bench:peers installs`);
 }
-if (where.load > 0.5) run.note(`the machine was busy when this began (load ${where.load.toFixed(1)}): figures are worth little`);
+if (where.busy > 0.25) run.note(`the machine was busy when this began (${where.busy.toFixed(1)} CPUs): figures are worth little`);
 
 let ended = false;
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
