@@ -33,7 +33,7 @@ export async function doctor(args: string[], terminal: Terminal): Promise<number
     ["shared memory", yes(found.sharedMemory)],
     ["workers", yes(found.workers)],
     ...(machine.hugePages ? [["huge pages", machine.hugePages === "always" ? paint(terminal, "green", "always") : paint(terminal, "yellow", `${machine.hugePages}; "always" in ${hugePagesFile} spared 5 % of a token where it was measured`)]] : []),
-    ["picture decoder", machine.sharp ? `sharp ${machine.sharp}` : paint(terminal, "yellow", "no sharp: BMP and raw pixels only (npm install sharp)")],
+    ["picture decoder", machine.sharp ? `sharp ${machine.sharp}` : paint(terminal, "yellow", "no sharp: BMP, GIF and raw pixels only (npm install sharp)")],
     ["used", `${used.engine} SIMD, ${used.threads} thread${used.threads > 1 ? "s" : ""}, memory ${used.shared ? "shared" : "not shared"}${used.worker ? "" : ", no worker"}`],
   ]));
   for (const reason of found.reasons) terminal.out(`  ${reason}\n`);
