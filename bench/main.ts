@@ -1,21 +1,22 @@
 /**
  * The benchmark: npm run bench [-- options]. BENCHMARKS.md says how it measures and what came out.
  */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { bars } from "./bars.js";
 import { products } from "./products.js";
 import { machine } from "./machine.js";
 import { phases } from "./phases.js";
 import { barLines, chart, limitLines, rowLines } from "./report.js";
-import { peers, Run } from "./run.js";
+import { cache, peers, Run } from "./run.js";
 
 const usage = `npm run bench -- [options]
 
   --quick          what the bars are about, in less than 3 minutes (the first time a minute more: kernels are compiled, models packed)
   --only WORDS     rows whose name holds one of the words (comma between): kernels, phases, captions, i8, 257x1024, vision, PyTorch, 2t …
   --json FILE      machine, limits, rows and bars
-  --svg FILE       where the chart goes (default bench/results.svg; none with --only or --tiny unless given)
+  --svg FILE       where the chart goes (default .cache/bench/results.svg, with --write bench/results.svg; none with --only or --tiny unless given)
   --write          puts the tables into BENCHMARKS.md as the latest run
   --node FILE      the Node to measure on (default: the one of bench:peers, else this one)
   --python FILE    a Python with torch and transformers (default: KOSMOS2_PYTHON, else python3)
@@ -89,8 +90,12 @@ function report(): void {
 
   const limits = Object.fromEntries(run.limits);
   if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine: where, options: run.options, versions: run.abouts, limits, rows: run.rows, bars: checked, notes: run.notes }, null, 1)}\n`);
-  const svg = values.svg ?? (values.only || values.tiny ? undefined : "bench/results.svg");
-  if (svg) writeFileSync(svg, chart(run.rows, where));
+  const svg = values.svg ?? (values.only || values.tiny ? undefined : `${values.write ? "bench" : cache}/results.svg`); // the page's chart is of the page's run
+  if (svg) {
+    mkdirSync(dirname(svg), { recursive: true });
+    writeFileSync(svg, chart(run.rows, where));
+    console.error(`chart: ${svg}`);
+  }
   if (values.write) {
     const file = "BENCHMARKS.md", head = "## Latest run\n";
     const took = `${where.date.slice(0, 10)}, ${where.cpu} (${where.features.join(" ")}), ${where.threads} CPUs, ${where.system}, commit ${where.commit}, \`npm run bench -- ${process.argv.slice(2).join(" ").replace(/ *--(json|svg)[ =]\S+/g, "")}\``;
