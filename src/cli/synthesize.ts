@@ -58,6 +58,7 @@ async function write(options: SynthesizeOptions): Promise<number> {
 
   signal?.throwIfAborted();
   await mkdir(out, { recursive: true });
+  if (options.processor !== undefined) await copyProcessor(options.processor); // first: gigabytes of weights come after it
   const weightMap: Record<string, string> = {};
   const parts = split(specs, shards);
   for (const [i, part] of parts.entries()) {
@@ -77,7 +78,6 @@ async function write(options: SynthesizeOptions): Promise<number> {
   await writeFile(join(out, "config.json"), `${written}\n`);
   await json("generation_config.json",
     { bos_token_id: bosTokenId, eos_token_id: eosTokenId.length === 1 ? eosTokenId[0] : eosTokenId, pad_token_id: padTokenId, no_repeat_ngram_size: noRepeatNgramSize });
-  if (options.processor !== undefined) await copyProcessor(options.processor);
   return total;
 
   async function writeShard(path: string, part: readonly TensorSpec[], wrote: (bytes: number) => void): Promise<void> {
