@@ -362,13 +362,12 @@ export class Kosmos2ForConditionalGeneration extends PretrainedModel {
     if (rows.length > 1) throw mismatch("texts of a session", rows.length, 1);
     const pictures = await this.pictures(inputs, 1);
     const sequence = this.engine.begin();
-    let feeding = 0, over = false, given = false, tokens = 0;
+    let feeding = 0, over = false, tokens = 0;
     const giveBack = () => {
-      if (!over || feeding > 0 || given) return;
-      given = true;
-      this.engine.end(sequence);
+      if (over && feeding === 0) this.engine.end(sequence);
     };
     const dispose = () => {
+      if (over) return; // what is still being read gives back when it ends, and nothing is read after that
       over = true;
       giveBack();
     };
