@@ -8,6 +8,7 @@ import { readlinkSync } from "node:fs";
 import { link, mkdir, open, readFile, rename, rm, stat, unlink, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname } from "node:path";
+import { allowed } from "./allowed.js";
 
 export interface LockTiming {
   /** The owner touches its file so often. */
@@ -26,14 +27,6 @@ export const lockTiming: LockTiming = { beatMs: 2_000, silentMs: 30_000, pollMs:
  */
 let known: string | undefined;
 const machine = (): string => (known ??= [allowed(hostname) ?? randomUUID(), allowed(() => readlinkSync("/proc/self/ns/pid"))].join(" ").trim());
-
-function allowed<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
-  }
-}
 
 export class Lock {
   /** Someone else took it. */

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { Worker } from "node:worker_threads";
+import { allowed } from "./allowed.js";
 import type { WorkerEvents, WorkerFactory, WorkerHandle } from "../platform.js";
 
 /** Flags like --input-type or --import are meant for the main script; V8's hold for the whole process anyway. */
@@ -26,30 +27,15 @@ export function startWorker(events: WorkerEvents, factory?: WorkerFactory): Work
 
 /** CPUs this process may really use: containers often grant fewer than there are, and Node 20 does not know (libuv before 1.49). */
 export function availableThreads(): { threads: number; why: string } {
-  const text = variable("KOSMOS2_THREADS"), wanted = Number(text);
+  const text = allowed(() => process.env.KOSMOS2_THREADS), wanted = Number(text);
   if (Number.isInteger(wanted) && wanted > 0) return { threads: wanted, why: "KOSMOS2_THREADS" };
   const cores = availableParallelism?.() ?? cpus().length, quota = cgroupCpus();
   const [threads, why] = quota < cores ? [Math.max(1, Math.floor(quota)), `a cgroup quota of ${quota} CPUs`] : [cores, `${cores} CPUs`];
   return { threads, why: text ? `${why}; KOSMOS2_THREADS is "${text}", not a whole number from 1` : why };
 }
 
-/** A variable of the environment; where that may not be looked at (Deno without --allow-env), as if unset. */
-function variable(name: string): string | undefined {
-  try {
-    return process.env[name];
-  } catch {
-    return undefined;
-  }
-}
-
 /** What a file says; nothing where it can't be read. */
-function textOf(path: string): string {
-  try {
-    return readFileSync(path, "utf8").trim();
-  } catch {
-    return "";
-  }
-}
+const textOf = (path: string): string => allowed(() => readFileSync(path, "utf8").trim()) ?? "";
 
 /** CPUs that the cgroups of this process grant; Infinity where they set no limit. */
 export function cgroupCpus(text = textOf): number {
