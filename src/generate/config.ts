@@ -1,6 +1,7 @@
 /** When an answer ends and what it may not repeat, as `generation_config.json` and the text config say it, and what a caller may say about it. */
 import { Kosmos2Error } from "../errors.js";
 import { tokenIds, type Kosmos2TextConfig } from "../model/config.js";
+import { shown } from "../options.js";
 import { readJson, type ModelFiles } from "../weights/files.js";
 
 /**
@@ -23,7 +24,7 @@ export interface GenerationConfig {
  */
 export function generationConfig(text: Kosmos2TextConfig, json?: unknown, file = "generation_config.json"): GenerationConfig {
   if (json !== undefined && (typeof json !== "object" || json === null || Array.isArray(json)))
-    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": it holds ${JSON.stringify(json)}; wanted an object`, { file, found: json });
+    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": it holds ${shown(json)}; wanted an object`, { file, found: json });
   const said = (json ?? {}) as Readonly<Record<string, unknown>>;
   const ids = (field: string, otherwise: readonly number[], single: boolean, below = text.vocabSize): readonly number[] => {
     const found = said[field];
@@ -31,7 +32,7 @@ export function generationConfig(text: Kosmos2TextConfig, json?: unknown, file =
     const list = single && Array.isArray(found) ? undefined : tokenIds(found, below - 1);
     if (list) return list;
     const wanted = `${single ? "a whole number, 0 or more" : "an id or a list of ids"}, less than ${below}`;
-    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": ${field} is ${JSON.stringify(found)}; wanted ${wanted}`, { file, found, wanted });
+    throw new Kosmos2Error("config-invalid", "load", `Cannot use "${file}": ${field} is ${shown(found)}; wanted ${wanted}`, { file, found, wanted });
   };
   const id = (field: string, otherwise: number, below?: number): number => ids(field, [otherwise], true, below)[0];
   return {

@@ -14,6 +14,7 @@ import { Compute } from "./compute.js";
 import { Code, HEAP, MAX_THREADS, type Order, type Report, word } from "./control.js";
 import { Room } from "../../graph/memory.js";
 import { beforeProducts } from "../../graph/record.js";
+import { shown } from "../../options.js";
 import { abortable } from "../../pause.js";
 import { Heap } from "./heap.js";
 
@@ -97,7 +98,7 @@ export async function capabilities(options: WasmOptions = {}): Promise<Capabilit
 }
 
 const invalid = (option: string, found: unknown, wanted: string) =>
-  new Kosmos2Error("option-invalid", "input", `Cannot use option ${option}: found ${typeof found === "number" ? found : JSON.stringify(found)}, wanted ${wanted}`, { found, wanted });
+  new Kosmos2Error("option-invalid", "input", `Cannot use option ${option}: found ${shown(found)}, wanted ${wanted}`, { found, wanted });
 
 function sharing(): { sharedMemory: boolean; why: string } {
   if (typeof SharedArrayBuffer === "undefined") return { sharedMemory: false, why: "no SharedArrayBuffer; a page needs COOP and COEP headers for it" };
