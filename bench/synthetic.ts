@@ -3,10 +3,10 @@
  * other, through its public API. Of each tensor a few rows are made (cli/synthetic.ts) and then repeated, so that making them
  * costs next to nothing; addresses, sizes, and the spread of the numbers are those of a real one.
  */
+import { syntheticTensor } from "#src/cli/synthetic.js";
 import { Kosmos2Config } from "#src/model/config.js";
 import { safetensorsHeader } from "#src/weights/safetensors.js";
 import type { BlobLike } from "#src/weights/source.js";
-import { syntheticTensor } from "#src/cli/synthetic.js";
 import { storedTensors, type TensorSpec } from "#src/weights/tensors.js";
 
 /** Numbers of a tensor that are made; the rest repeats them. */

@@ -3,10 +3,11 @@ import { accessSync, constants, existsSync, realpathSync, statSync, writeFileSyn
 import { basename, dirname, join, resolve } from "node:path";
 import { addAbortSignal } from "node:stream";
 import { buffer } from "node:stream/consumers";
-import { annotate, Kosmos2, Kosmos2Error, type Caption, type Entity, type Piece } from "../index.js";
+import { annotate, Kosmos2, type Caption, type Entity, type Piece } from "../index.js";
 import { imageAddress } from "../platform/node/images.js";
 import { profileJson, profileTable } from "./profile.js";
 import { count, engineOptions, loadOptions, modelSource, parse, UsageError } from "./options.js";
+import { unwritable } from "./output.js";
 import { logger, paint, table, type Terminal } from "./terminal.js";
 
 const PROMPT = "<grounding> An image of";
@@ -131,7 +132,7 @@ function save(output: string, png: Uint8Array): void {
   try {
     writeFileSync(output, png);
   } catch (error) {
-    throw new Kosmos2Error("output-unwritable", "state", `Cannot write "${output}": ${(error as Error).message}`, { file: output }, error);
+    throw unwritable(output, "write", error);
   }
 }
 

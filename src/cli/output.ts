@@ -1,4 +1,4 @@
-/** Folders that commands make: not where something is already, and refused in words where they can't be. */
+/** Folders and files that commands make: not where something is already, and refused in words where they can't be. */
 import { readdir } from "node:fs/promises";
 import { Kosmos2Error } from "../errors.js";
 

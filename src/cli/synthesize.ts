@@ -7,9 +7,9 @@ import { join } from "node:path";
 import { Kosmos2Config } from "../model/config.js";
 import { openModel, type ModelSource } from "../weights/source.js";
 import { safetensorsHeader } from "../weights/safetensors.js";
-import { syntheticTensor } from "./synthetic.js";
 import { storedTensors, type TensorSpec } from "../weights/tensors.js";
 import { filesOf, notEmpty, unwritable } from "./output.js";
+import { syntheticTensor } from "./synthetic.js";
 
 export interface SynthesizeOptions {
   /** The folder to make; must not be there, or be empty. */
